@@ -1,0 +1,478 @@
+//! What the coordinator says: the cluster, its operations, events.
+
+use crate::MAX_NODES;
+use crate::codec::{Payload, Wrapping};
+use crate::id::{BootId, ClusterId, NodeName, OperationId};
+use crate::text::Text;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// A node in the eyes of the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    /// Named in the configuration, never heard of.
+    Expected,
+    /// In no cluster.
+    Blank,
+    /// On its way in.
+    Joining,
+    /// In the cluster and ready.
+    Ready,
+    /// In the cluster, not ready.
+    NotReady,
+    /// Being emptied by us.
+    Draining,
+    /// Cordoned by us.
+    Cordoned,
+    /// Cordoned by somebody else; we leave that alone.
+    CordonedByOthers,
+    /// On its way out.
+    Leaving,
+    /// A step failed half-way; a reset mends it.
+    Broken,
+    /// In the cluster, but silent.
+    Lost,
+}
+
+impl Membership {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expected => "expected",
+            Self::Blank => "blank",
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::NotReady => "not_ready",
+            Self::Draining => "draining",
+            Self::Cordoned => "cordoned",
+            Self::CordonedByOthers => "cordoned_by_others",
+            Self::Leaving => "leaving",
+            Self::Broken => "broken",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Whether a node counts against `max_unavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// It does not.
+    Free,
+    /// It holds one, until it is back or an operator frees it.
+    Held,
+}
+
+/// One member of the crew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub node: NodeName,
+    /// What it is to the cluster.
+    pub membership: Membership,
+    /// Whether it holds a slot.
+    pub slot: Slot,
+    /// The boot that it was last heard in.
+    pub boot: Option<BootId>,
+}
+
+/// The cluster as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterPhase {
+    /// There is none.
+    Absent,
+    /// An operation creates, rebuilds or resets it.
+    Changing,
+    /// Every member is ready.
+    Ready,
+    /// Some member is not.
+    Degraded,
+}
+
+/// `c/state`. The coordinator's heartbeat too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorState {
+    /// The coordinator's term.
+    pub term: u64,
+    /// The coordinator's own node.
+    pub master: NodeName,
+    /// The cluster as a whole.
+    pub phase: ClusterPhase,
+    /// The cluster's id.
+    pub cluster: Option<ClusterId>,
+    /// The exclusive operation that runs.
+    pub operation: Option<OperationId>,
+    /// Every member, the master first, then by name.
+    pub members: heapless::Vec<Member, MAX_NODES>,
+    /// Milliseconds since the coordinator's start.
+    pub uptime_ms: u64,
+    /// Grows with each change within one start.
+    pub revision: u32,
+}
+
+impl Payload for CoordinatorState {
+    const NAME: &'static str = "coordinator state";
+    const WRAPPING: Wrapping = Wrapping::Envelope;
+    const MAX_BODY_BYTES: usize = 16 * 1024;
+}
+
+/// What an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Make the cluster.
+    Create,
+    /// Tear it down and make it again.
+    Rebuild,
+    /// Tear it down.
+    Reset,
+    /// Restart each Pi, one after the other.
+    Reboot,
+    /// Switch every Pi off, the master last.
+    Shutdown,
+    /// Cordon and empty one node.
+    NodeDrain,
+    /// Let work onto one node again.
+    NodeUncordon,
+    /// Bring one node into the cluster.
+    NodeJoin,
+    /// Take one node out of the cluster.
+    NodeLeave,
+    /// Clean one node, whatever state it is in.
+    NodeReset,
+    /// Restart one Pi.
+    NodeReboot,
+    /// Switch one Pi off.
+    NodeShutdown,
+    /// Let one Pi be found.
+    NodeIdentify,
+}
+
+impl OperationKind {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Rebuild => "rebuild",
+            Self::Reset => "reset",
+            Self::Reboot => "reboot",
+            Self::Shutdown => "shutdown",
+            Self::NodeDrain => "node_drain",
+            Self::NodeUncordon => "node_uncordon",
+            Self::NodeJoin => "node_join",
+            Self::NodeLeave => "node_leave",
+            Self::NodeReset => "node_reset",
+            Self::NodeReboot => "node_reboot",
+            Self::NodeShutdown => "node_shutdown",
+            Self::NodeIdentify => "node_identify",
+        }
+    }
+
+    /// Whether it removes what cannot be brought back.
+    pub fn destroys(self) -> bool {
+        match self {
+            Self::Rebuild | Self::Reset | Self::NodeLeave | Self::NodeReset => true,
+            Self::Create
+            | Self::Reboot
+            | Self::Shutdown
+            | Self::NodeDrain
+            | Self::NodeUncordon
+            | Self::NodeJoin
+            | Self::NodeReboot
+            | Self::NodeShutdown
+            | Self::NodeIdentify => false,
+        }
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationPhase {
+    /// Steps run or wait for their turn.
+    Running,
+    /// Another operation goes first; it goes on after that, or after the next start.
+    Paused,
+    /// No new step begins; those that run come to their end.
+    Aborting,
+    /// Every step is done.
+    Done,
+    /// A step without which the operation has no sense failed.
+    Failed,
+    /// Called off.
+    Aborted,
+    /// Done for some nodes, failed for others.
+    PartlyDone,
+}
+
+impl OperationPhase {
+    /// Whether nothing more comes after it.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::Aborting => false,
+            Self::Done | Self::Failed | Self::Aborted | Self::PartlyDone => true,
+        }
+    }
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Aborting => "aborting",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Aborted => "aborted",
+            Self::PartlyDone => "partly_done",
+        }
+    }
+}
+
+impl fmt::Display for OperationPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What one step does to one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// Keep a copy of the cluster's state.
+    Snapshot,
+    /// Let no new work onto the node.
+    Cordon,
+    /// Evict the work that is on it.
+    Drain,
+    /// Let work onto it again.
+    Uncordon,
+    /// Stop its engine.
+    Stop,
+    /// Remove it from Kubernetes, and wait until it is gone there.
+    DeleteNode,
+    /// Remove what the engine left.
+    Reset,
+    /// Start a new cluster.
+    Initialise,
+    /// Mint a credential and join with it.
+    Join,
+    /// Wait until Kubernetes says that it is ready.
+    WaitReady,
+    /// Apply the add-ons.
+    AddOns,
+    /// Restart the Pi and wait for its next boot.
+    Reboot,
+    /// Switch the Pi off and wait until it is silent.
+    PowerOff,
+    /// Blink.
+    Identify,
+    /// Tell the node that it may go on with what it asked for.
+    LetGo,
+}
+
+impl StepKind {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Cordon => "cordon",
+            Self::Drain => "drain",
+            Self::Uncordon => "uncordon",
+            Self::Stop => "stop",
+            Self::DeleteNode => "delete_node",
+            Self::Reset => "reset",
+            Self::Initialise => "initialise",
+            Self::Join => "join",
+            Self::WaitReady => "wait_ready",
+            Self::AddOns => "add_ons",
+            Self::Reboot => "reboot",
+            Self::PowerOff => "power_off",
+            Self::Identify => "identify",
+            Self::LetGo => "let_go",
+        }
+    }
+}
+
+impl fmt::Display for StepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Waits for its turn.
+    Pending,
+    /// Runs.
+    Running,
+    /// Done, or found to be so already.
+    Done,
+    /// Failed.
+    Failed,
+    /// Not run, because something before it failed or the operation was aborted.
+    Skipped,
+}
+
+impl StepState {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// The steps of an operation by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StepCounts {
+    /// Wait for their turn.
+    pub pending: u16,
+    /// Run.
+    pub running: u16,
+    /// Done.
+    pub done: u16,
+    /// Failed.
+    pub failed: u16,
+    /// Not run.
+    pub skipped: u16,
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Where.
+    pub node: NodeName,
+    /// Which step.
+    pub step: StepKind,
+    /// Why.
+    pub reason: Text<160>,
+}
+
+/// The failures that a summary names; the others are in the nodes' own topics.
+pub const MAX_FAILURES: usize = 4;
+
+/// `c/operation/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationSummary {
+    /// The operation's id.
+    pub id: OperationId,
+    /// What it is.
+    pub kind: OperationKind,
+    /// The one node that it is about, if so.
+    pub node: Option<NodeName>,
+    /// How far it is.
+    pub phase: OperationPhase,
+    /// Grows with each change.
+    pub revision: u32,
+    /// Who asked: `user:NAME`, or `node:NAME` for a button.
+    pub requested_by: Text<72>,
+    /// The steps by state.
+    pub counts: StepCounts,
+    /// The first failures.
+    pub failures: heapless::Vec<Failure, MAX_FAILURES>,
+}
+
+impl Payload for OperationSummary {
+    const NAME: &'static str = "operation summary";
+    const WRAPPING: Wrapping = Wrapping::Envelope;
+    const MAX_BODY_BYTES: usize = 6 * 1024;
+}
+
+/// The most steps that one node has in one operation.
+pub const MAX_STEPS_PER_NODE: usize = 12;
+
+/// One step as it is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its number in the plan, from 1.
+    pub number: u16,
+    /// What it does.
+    pub step: StepKind,
+    /// How far it is.
+    pub state: StepState,
+}
+
+/// `c/operation/<id>/<node>`: retained while the operation is active.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationNode {
+    /// The operation.
+    pub id: OperationId,
+    /// The node.
+    pub node: NodeName,
+    /// Grows with each change of the operation.
+    pub revision: u32,
+    /// This node's steps in their order.
+    pub steps: heapless::Vec<StepReport, MAX_STEPS_PER_NODE>,
+    /// Why a step failed, or what the running one waits for.
+    pub reason: Text<160>,
+}
+
+impl Payload for OperationNode {
+    const NAME: &'static str = "operation's node";
+    const WRAPPING: Wrapping = Wrapping::Envelope;
+    const MAX_BODY_BYTES: usize = 2560;
+}
+
+/// What happened in the crew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoordinatorEventKind {
+    /// The coordinator started or came back to a running operation.
+    Started,
+    /// An operation began.
+    OperationStarted,
+    /// A step ended.
+    Step,
+    /// An operation ended.
+    OperationEnded,
+    /// A member's state changed.
+    Membership,
+    /// A request was refused.
+    Refused,
+    /// A node was let go, or uncordoned after its return.
+    Slot,
+    /// Something of a newer version.
+    #[serde(other)]
+    Other,
+}
+
+/// `c/event`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorEvent {
+    /// What happened.
+    pub kind: CoordinatorEventKind,
+    /// In which operation.
+    pub operation: Option<OperationId>,
+    /// To which node.
+    pub node: Option<NodeName>,
+    /// More, for people.
+    pub detail: Text<200>,
+    /// Milliseconds since the coordinator's start.
+    pub uptime_ms: u64,
+}
+
+impl Payload for CoordinatorEvent {
+    const NAME: &'static str = "coordinator event";
+    const WRAPPING: Wrapping = Wrapping::Envelope;
+    const MAX_BODY_BYTES: usize = 1792;
+}

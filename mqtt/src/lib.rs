@@ -1,0 +1,44 @@
+//! The MQTT protocol of beehive, version 1: topics, envelopes, payloads and their limits. Whoever speaks on the wire
+//! (agent, coordinator, console, demo, tests) builds and reads every topic and every payload here and nowhere else.
+//!
+//! It rests on MQTT 3.1.1 (OASIS standard): ids, expiry and errors live in the payload, because that version has no
+//! properties to carry them. Every string and list is bounded by its type, and the length of a message is checked before
+//! it is parsed, so what a stranger publishes cannot make a receiver allocate without limit.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`id`] | names and ids as newtypes |
+//! | [`text`] | bounded text for people |
+//! | [`topic`] | the topic tree: who writes where, with which quality of service, retained or not |
+//! | [`codec`] | envelope, sizes, encoding and decoding |
+//! | [`node`] | what a node says |
+//! | [`command`] | what a node is told |
+//! | [`coordinator`] | what the coordinator says |
+//! | [`console`] | what an operator asks, and the answers |
+#![no_std]
+
+extern crate alloc;
+
+pub mod codec;
+pub mod command;
+pub mod console;
+pub mod coordinator;
+pub mod id;
+pub mod node;
+pub mod text;
+pub mod topic;
+
+pub use codec::{DecodeError, EncodeError, Payload, decode, encode};
+pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, OperationId, RequestId, UserName};
+pub use text::Text;
+pub use topic::{Audience, Topic, TopicError};
+
+/// The version of the protocol that this crate speaks; it stands in the topic root and in each message.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// The most nodes a crew may have, the master included. It bounds every list on the wire; a rack of Pis has fewer.
+pub const MAX_NODES: usize = 64;
+
+/// How often a node repeats its state and the coordinator its own, in milliseconds. Retained messages alone do not do:
+/// some brokers hand a new subscriber only the first hundred of them. Equal to the MQTT keep-alive.
+pub const HEARTBEAT_MS: u64 = 10_000;
