@@ -68,7 +68,7 @@ pub enum DecodeError {
         /// The kind of message.
         name: &'static str,
         /// What is wrong, from the parser.
-        reason: Text<160>,
+        reason: Text<80>,
     },
 }
 
@@ -105,7 +105,7 @@ pub struct EncodeError {
     /// The kind of message.
     pub name: &'static str,
     /// What is wrong.
-    pub reason: Text<160>,
+    pub reason: Text<80>,
 }
 
 impl fmt::Display for EncodeError {

@@ -349,8 +349,6 @@ pub enum Want {
     Reboot,
     /// To be taken out of the cluster and reset.
     Leave,
-    /// Nothing any more: the earlier request with this id was cancelled.
-    Cancel,
 }
 
 /// `n/<node>/request`. Sent again with the same id until the coordinator answers or the deadline passes, after which the

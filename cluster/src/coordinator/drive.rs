@@ -1,0 +1,891 @@
+//! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
+
+use super::{Action, Coordinator, KubeOwner, Operation, Release, Scope, Step};
+use crate::Instant;
+use crate::kube::{KubeDone, KubeError, KubeWork, Ready, Scheduling};
+use crate::plan::{Belongs, Weight};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb};
+use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
+use beehive_mqtt::node::{CommandResult, CommandStatus, Lifecycle, PowerPhase};
+use beehive_mqtt::{CommandId, NodeName, OperationId, Text};
+
+/// How often a command is sent again until the node has answered.
+pub const SEND_AGAIN_MS: u64 = 1_000;
+
+/// How often it is sent again after it was accepted: seldom, in case the final result was lost.
+pub const SEND_AGAIN_ACCEPTED_MS: u64 = 5_000;
+
+/// How often a step is tried before it counts as failed.
+pub const ATTEMPTS: u32 = 3;
+
+/// The wait before a second attempt; it doubles with each further one.
+pub const RETRY_MS: u64 = 2_000;
+
+/// How long Identify blinks.
+const IDENTIFY_S: u16 = 30;
+
+/// What is known of a running step in this start of the coordinator. Nothing of it is stored: a credential must not be.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    deadline: Instant,
+    send_at: Instant,
+    every_ms: u64,
+    failures: u32,
+    kube: Option<u64>,
+    credential: Option<JoinCredential>,
+    accepted: Accepted,
+    /// What it waits for, for people.
+    pub(crate) waits: Text<160>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    No,
+    Yes,
+}
+
+/// What a look at a running step says.
+enum Verdict {
+    /// Nothing new.
+    Wait(Text<160>),
+    Done(Text<160>),
+    Failed(Text<160>),
+}
+
+/// How long a step may take, with its retries. An operation can therefore never hang.
+pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
+    match kind {
+        // one request to the API server, which may be restarting
+        StepKind::Cordon | StepKind::Uncordon => 60_000,
+        StepKind::Drain => drain_ms.saturating_add(10_000),
+        StepKind::DeleteNode | StepKind::Stop => 90_000,
+        StepKind::Reset => 180_000,
+        // kubeadm 1.16 took 213 s on an armv7 Pi
+        StepKind::Initialise => 900_000,
+        StepKind::Join | StepKind::WaitReady | StepKind::AddOns | StepKind::Snapshot => 300_000,
+        // down 90 s at most by systemd's own limits, and a slow card takes minutes to boot
+        StepKind::Reboot => 600_000,
+        StepKind::PowerOff => 240_000,
+        StepKind::Identify => 15_000,
+        StepKind::LetGo => 30_000,
+    }
+}
+
+/// Whether an operation is rolling work, bound by `max_unavailable`.
+fn is_rolling(kind: OperationKind) -> bool {
+    match kind {
+        OperationKind::Reboot
+        | OperationKind::NodeReboot
+        | OperationKind::NodeDrain
+        | OperationKind::NodeLeave
+        | OperationKind::NodeShutdown => true,
+        OperationKind::Create
+        | OperationKind::Rebuild
+        | OperationKind::Reset
+        | OperationKind::Shutdown
+        | OperationKind::NodeUncordon
+        | OperationKind::NodeJoin
+        | OperationKind::NodeReset
+        | OperationKind::NodeIdentify => false,
+    }
+}
+
+impl Coordinator {
+    pub(super) fn advance(&mut self, now: Instant) {
+        let ids: Vec<_> =
+            self.record.operations.iter().filter(|held| held.is_active()).map(|held| held.id.clone()).collect();
+        for id in ids {
+            // each round may end steps and so let others begin; bounded by the number of steps
+            let rounds = self.operation(&id).map_or(0, |operation| operation.steps.len() + 1);
+            for _ in 0..rounds {
+                let before = self.operation(&id).map(|operation| operation.revision);
+                self.drive_running(now, &id);
+                self.begin_pending(now, &id);
+                if self.operation(&id).map(|operation| operation.revision) == before {
+                    break;
+                }
+            }
+            self.conclude(now, &id);
+        }
+    }
+
+    pub(super) fn operation(&self, id: &OperationId) -> Option<&Operation> {
+        self.record.operations.iter().find(|operation| operation.id == *id)
+    }
+
+    fn operation_mut(&mut self, id: &OperationId) -> Option<&mut Operation> {
+        self.record.operations.iter_mut().find(|operation| operation.id == *id)
+    }
+
+    fn step_at(&self, id: &OperationId, index: usize) -> Option<&Step> {
+        self.operation(id).and_then(|operation| operation.steps.get(index))
+    }
+
+    fn change(&mut self, id: &OperationId, index: usize, change: impl FnOnce(&mut Step)) {
+        if let Some(operation) = self.operation_mut(id) {
+            if let Some(step) = operation.steps.get_mut(index) {
+                change(step);
+                operation.revision += 1;
+            }
+        }
+    }
+
+    fn running_steps(&self, id: &OperationId) -> Vec<usize> {
+        self.operation(id).map_or_else(Vec::new, |operation| {
+            let running = |(index, step): (usize, &Step)| (step.state == StepState::Running).then_some(index);
+            operation.steps.iter().enumerate().filter_map(running).collect()
+        })
+    }
+
+    // ---- beginning
+
+    fn begin_pending(&mut self, now: Instant, id: &OperationId) {
+        let Some(operation) = self.operation(id) else { return };
+        if operation.phase != OperationPhase::Running {
+            return;
+        }
+        let Some(stage) = operation.steps.iter().filter(|step| !step.has_ended()).map(|step| step.stage).min() else {
+            return;
+        };
+        let pending: Vec<usize> = operation
+            .steps
+            .iter()
+            .enumerate()
+            .filter(|(_, step)| step.state == StepState::Pending && step.stage == stage)
+            .map(|(index, _)| index)
+            .collect();
+        for index in pending {
+            let Some(operation) = self.operation(id) else { return };
+            let Some(step) = operation.steps.get(index) else { return };
+            let node = step.node.clone();
+            let earlier = operation.steps.iter().take(index).filter(|earlier| earlier.node == node);
+            let mut blocked = false;
+            let mut hopeless = false;
+            for earlier in earlier {
+                match (earlier.state, earlier.weight) {
+                    (StepState::Pending | StepState::Running, _) => blocked = true,
+                    (StepState::Done, _) | (StepState::Failed | StepState::Skipped, Weight::BestEffort) => {}
+                    // the first step of a new stage is another chance only for the master's own essential work
+                    (StepState::Failed | StepState::Skipped, Weight::Local | Weight::Essential) => hopeless = true,
+                }
+            }
+            if hopeless && step.weight != Weight::BestEffort {
+                self.change(id, index, |step| {
+                    step.state = StepState::Skipped;
+                    step.reason = Text::cut("an earlier step of this node failed");
+                });
+                continue;
+            }
+            if blocked {
+                continue;
+            }
+            let busy = operation.steps.iter().filter(|step| step.state == StepState::Running).count();
+            if busy >= usize::from(self.config.max_parallel.max(1)) {
+                return;
+            }
+            if let Some(reason) = self.slot_refusal(operation.kind, operation.scope, step.kind, &node) {
+                // told in the node's steps through `waits`
+                self.told.slot_waits.insert((id.clone(), node), reason);
+                continue;
+            }
+            self.told.slot_waits.remove(&(id.clone(), node));
+            self.begin(now, id, index);
+        }
+    }
+
+    /// Why rolling work on this node must wait for a slot.
+    fn slot_refusal(&self, kind: OperationKind, scope: Scope, step: StepKind, node: &NodeName) -> Option<Text<160>> {
+        let begins = match step {
+            StepKind::Cordon => is_rolling(kind) && scope == Scope::Exclusive,
+            StepKind::Snapshot
+            | StepKind::Drain
+            | StepKind::Uncordon
+            | StepKind::Stop
+            | StepKind::DeleteNode
+            | StepKind::Reset
+            | StepKind::Initialise
+            | StepKind::Join
+            | StepKind::WaitReady
+            | StepKind::AddOns
+            | StepKind::Reboot
+            | StepKind::PowerOff
+            | StepKind::Identify
+            | StepKind::LetGo => false,
+        };
+        if !begins || self.record.slots.contains(node) {
+            return None;
+        }
+        if self.record.slots.len() < usize::from(self.config.max_unavailable) {
+            return None;
+        }
+        let holder = self.record.slots.first().map_or("", NodeName::as_str);
+        Some(Text::format(format_args!("waits for a slot, held by {holder} (max_unavailable)")))
+    }
+
+    fn begin(&mut self, now: Instant, id: &OperationId, index: usize) {
+        let Some(step) = self.step_at(id, index) else { return };
+        let (kind, node) = (step.kind, step.node.clone());
+        let boot = self.state_of(&node).map(|state| state.boot.clone());
+        // a wait for readiness after a restart compares with the boot before that restart
+        let rebooted = self.operation(id).and_then(|operation| {
+            let earlier = operation.steps.iter().take(index);
+            earlier
+                .filter(|step| step.node == node && step.kind == StepKind::Reboot)
+                .find_map(|step| step.boot_before.clone())
+        });
+        let boot_before = match kind {
+            StepKind::WaitReady => rebooted,
+            StepKind::Snapshot
+            | StepKind::Cordon
+            | StepKind::Drain
+            | StepKind::Uncordon
+            | StepKind::Stop
+            | StepKind::DeleteNode
+            | StepKind::Reset
+            | StepKind::Initialise
+            | StepKind::Join
+            | StepKind::AddOns
+            | StepKind::Reboot
+            | StepKind::PowerOff
+            | StepKind::Identify
+            | StepKind::LetGo => boot,
+        };
+        self.change(id, index, |step| {
+            step.state = StepState::Running;
+            step.attempt += 1;
+            step.reason = Text::new();
+            step.boot_before = boot_before;
+        });
+        if kind == StepKind::Cordon {
+            self.begin_cordon(now, id, index, &node);
+        }
+        self.live_of(now, id, index);
+    }
+
+    /// Whatever comes after, it is stored first that it was us who cordoned.
+    fn begin_cordon(&mut self, now: Instant, id: &OperationId, index: usize, node: &NodeName) {
+        let Some(operation) = self.operation(id) else { return };
+        let (kind, scope) = (operation.kind, operation.scope);
+        let ours = self.record.cordons.iter().any(|cordon| cordon.node == *node);
+        match self.kube.node(node).map(|seen| seen.scheduling) {
+            None => self.end(now, id, index, StepState::Done, Text::cut("Kubernetes has no such Node")),
+            Some(Scheduling::Cordoned) if !ours => {
+                self.end(now, id, index, StepState::Done, Text::cut("was cordoned by somebody else"));
+            }
+            Some(Scheduling::Cordoned | Scheduling::Open) => {
+                self.record.cordons.retain(|cordon| cordon.node != *node);
+                self.record.cordons.push(super::Cordon {
+                    node: node.clone(),
+                    operation: id.clone(),
+                    release: Release::WithOperation,
+                });
+            }
+        }
+        if is_rolling(kind) || scope == Scope::Local {
+            self.record.hold_slot(node);
+        }
+    }
+
+    /// The volatile part of a running step; made anew after a restart of the coordinator.
+    fn live_of(&mut self, now: Instant, id: &OperationId, index: usize) -> Option<&mut Live> {
+        let step = self.step_at(id, index)?;
+        if step.state != StepState::Running {
+            return None;
+        }
+        let limit = limit_ms(step.kind, self.config.drain_ms);
+        let live = self.live.entry((id.clone(), index)).or_insert_with(|| Live {
+            deadline: now.plus_ms(limit),
+            send_at: now,
+            every_ms: SEND_AGAIN_MS,
+            failures: 0,
+            kube: None,
+            credential: None,
+            accepted: Accepted::No,
+            waits: Text::new(),
+        });
+        Some(live)
+    }
+
+    pub(super) fn waits(&self, id: &OperationId, index: usize) -> Option<&Text<160>> {
+        self.live.get(&(id.clone(), index)).map(|live| &live.waits).filter(|text| !text.is_empty())
+    }
+
+    // ---- driving
+
+    fn drive_running(&mut self, now: Instant, id: &OperationId) {
+        for index in self.running_steps(id) {
+            let known = self.live.contains_key(&(id.clone(), index));
+            if self.live_of(now, id, index).is_none() {
+                continue;
+            }
+            if !known {
+                self.after_restart(id, index);
+            }
+            match self.judge(now, id, index) {
+                Verdict::Done(reason) => self.end(now, id, index, StepState::Done, reason),
+                Verdict::Failed(reason) => self.end(now, id, index, StepState::Failed, reason),
+                Verdict::Wait(waits) => {
+                    if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                        live.waits = waits;
+                    }
+                    self.push(now, id, index);
+                }
+            }
+        }
+    }
+
+    /// A join's credential is not kept, so its command cannot be repeated under its id: another attempt, another id. If the
+    /// old one did happen, the node's state shows it.
+    fn after_restart(&mut self, id: &OperationId, index: usize) {
+        let is_join = self.step_at(id, index).is_some_and(|step| step.kind == StepKind::Join && step.attempt > 0);
+        let Some(command) = self.operation(id).and_then(|operation| operation.command_id(index)) else { return };
+        let Some(node) = self.step_at(id, index).map(|step| step.node.clone()) else { return };
+        let still_running =
+            self.state_of(&node).and_then(|state| state.running.as_ref()).is_some_and(|running| running.id == command);
+        if is_join && !still_running {
+            self.change(id, index, |step| step.attempt += 1);
+        }
+    }
+
+    /// Is it done, is it hopeless, or what does it wait for?
+    fn judge(&self, now: Instant, id: &OperationId, index: usize) -> Verdict {
+        let Some(operation) = self.operation(id) else { return Verdict::Wait(Text::new()) };
+        let Some(step) = operation.steps.get(index) else { return Verdict::Wait(Text::new()) };
+        let Some(live) = self.live.get(&(id.clone(), index)) else { return Verdict::Wait(Text::new()) };
+        let node = &step.node;
+        let state = self.state_of(node);
+        let new_boot = match (&step.boot_before, state) {
+            (Some(before), Some(state)) => *before != state.boot,
+            (None, _) | (_, None) => false,
+        };
+        let online = self.is_online(node);
+        let late = now >= live.deadline;
+        let waits = match step.kind {
+            StepKind::Initialise | StepKind::Join => {
+                let wanted = match step.kind {
+                    StepKind::Initialise => operation.new_cluster(),
+                    _ => self.record.cluster.as_ref().map(|cluster| cluster.id.clone()),
+                };
+                let there = state.is_some_and(|state| {
+                    state.lifecycle == Lifecycle::Member && wanted.is_some() && state.engine.cluster == wanted
+                });
+                if there {
+                    return Verdict::Done(Text::cut("is in the cluster"));
+                }
+                "waits for the node"
+            }
+            StepKind::WaitReady => {
+                let cluster = self.record.cluster.as_ref().map(|cluster| &cluster.id);
+                let seen = self.kube.node(node).filter(|_| cluster.is_some() && self.kube.cluster.as_ref() == cluster);
+                let fresh = match (&step.boot_before, seen.and_then(|seen| seen.boot.as_ref())) {
+                    (Some(before), Some(boot)) => boot != before,
+                    (Some(_), None) => false,
+                    (None, _) => true,
+                };
+                match seen.map(|seen| seen.ready) {
+                    Some(Ready::Yes) if fresh => return Verdict::Done(Text::cut("is ready")),
+                    Some(Ready::Yes) => "ready, but still of the boot before",
+                    Some(Ready::No) => "not ready yet",
+                    None => "Kubernetes does not know it yet",
+                }
+            }
+            StepKind::Reboot => {
+                if new_boot && online {
+                    return Verdict::Done(Text::cut("came back in a new boot"));
+                }
+                if online { "restarts" } else { "waits for its return" }
+            }
+            StepKind::PowerOff => {
+                if new_boot {
+                    return Verdict::Done(Text::cut("was off and is back already"));
+                }
+                let going = live.accepted == Accepted::Yes
+                    || state.is_some_and(|state| {
+                        matches!(state.power, PowerPhase::Stopping | PowerPhase::HandingOver | PowerPhase::Halted)
+                    });
+                if going && !online {
+                    return Verdict::Done(Text::cut("is off"));
+                }
+                "goes down"
+            }
+            StepKind::LetGo => {
+                if new_boot {
+                    return Verdict::Done(Text::cut("has restarted"));
+                }
+                "waits for the node's answer"
+            }
+            StepKind::DeleteNode => {
+                let gone = self.kube.node(node).is_none();
+                if gone && (self.kube.cluster.is_some() || self.record.cluster.is_none()) {
+                    return Verdict::Done(Text::cut("Kubernetes has no such Node"));
+                }
+                "waits until the Node is gone"
+            }
+            StepKind::Drain | StepKind::Uncordon => {
+                if self.kube.cluster.is_some() && self.kube.node(node).is_none() {
+                    return Verdict::Done(Text::cut("Kubernetes has no such Node"));
+                }
+                "waits for the API server"
+            }
+            StepKind::Cordon => "waits for the API server",
+            StepKind::Snapshot | StepKind::Stop | StepKind::Reset | StepKind::AddOns | StepKind::Identify => {
+                "waits for the node"
+            }
+        };
+        if late {
+            let reason = if live.waits.is_empty() { Text::cut(waits) } else { live.waits.clone() };
+            return Verdict::Failed(Text::format(format_args!("timed out: {reason}")));
+        }
+        // with no answer at all, and silent for long: nobody is there
+        if is_command(step.kind) && live.accepted == Accepted::No && self.is_silent(now, node) {
+            let limit = limit_ms(step.kind, self.config.drain_ms);
+            let begun = live.deadline.as_ms().saturating_sub(limit);
+            if now.as_ms().saturating_sub(begun) >= super::SILENT_MS {
+                return Verdict::Failed(Text::cut("the node is silent"));
+            }
+        }
+        let silent = is_command(step.kind) && !online;
+        Verdict::Wait(if live.failures > 0 || silent && step.kind != StepKind::Reboot {
+            Text::format(format_args!(
+                "{waits}{}{}",
+                if silent { ", which is not connected" } else { "" },
+                Again(live.failures)
+            ))
+        } else {
+            Text::cut(waits)
+        })
+    }
+
+    /// Sends, or sends again, what the step needs.
+    fn push(&mut self, now: Instant, id: &OperationId, index: usize) {
+        let Some(step) = self.step_at(id, index) else { return };
+        let (kind, node) = (step.kind, step.node.clone());
+        let Some(live) = self.live.get(&(id.clone(), index)) else { return };
+        if now < live.send_at || live.kube.is_some() {
+            return;
+        }
+        let deadline_ms = live.deadline.since_ms(now);
+        let drain_ms = self.config.drain_ms;
+        let work = match kind {
+            StepKind::Cordon => KubeWork::Cordon(node.clone()),
+            StepKind::Uncordon => KubeWork::Uncordon(node.clone()),
+            StepKind::Drain => KubeWork::Drain { node: node.clone(), deadline_ms: drain_ms.min(deadline_ms) },
+            StepKind::DeleteNode => KubeWork::DeleteNode(node.clone()),
+            StepKind::Join if live.credential.is_none() => {
+                let Some(cluster) = self.record.cluster.as_ref().map(|cluster| cluster.id.clone()) else {
+                    return self.end(now, id, index, StepState::Failed, Text::cut("there is no cluster to join"));
+                };
+                KubeWork::MintCredential { node: node.clone(), cluster }
+            }
+            StepKind::WaitReady => return,
+            StepKind::Snapshot
+            | StepKind::Stop
+            | StepKind::Reset
+            | StepKind::Initialise
+            | StepKind::Join
+            | StepKind::AddOns
+            | StepKind::Reboot
+            | StepKind::PowerOff
+            | StepKind::Identify
+            | StepKind::LetGo => return self.send_command(now, id, index),
+        };
+        let token = self.take_token(KubeOwner::Step(id.clone(), index));
+        if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+            live.kube = Some(token);
+        }
+        self.out.push(Action::Kube { token, work, deadline_ms });
+    }
+
+    fn send_command(&mut self, now: Instant, id: &OperationId, index: usize) {
+        let Some(operation) = self.operation(id) else { return };
+        let Some(step) = operation.steps.get(index) else { return };
+        let Some(live) = self.live.get(&(id.clone(), index)) else { return };
+        let node = step.node.clone();
+        let cluster = self.record.cluster.as_ref();
+        let verb = match step.kind {
+            StepKind::Snapshot => Some(Verb::Snapshot),
+            StepKind::Stop => Some(Verb::Stop),
+            StepKind::Reset => Some(Verb::Reset),
+            StepKind::AddOns => Some(Verb::AddOns),
+            StepKind::Reboot => Some(Verb::Reboot),
+            StepKind::PowerOff => Some(Verb::PowerOff),
+            StepKind::Identify => Some(Verb::Identify { seconds: IDENTIFY_S }),
+            StepKind::Initialise => {
+                operation.new_cluster().map(|cluster| Verb::Initialise { cluster, version: operation.version.clone() })
+            }
+            StepKind::Join => match (cluster, &live.credential) {
+                (Some(cluster), Some(credential)) => Some(Verb::Join {
+                    cluster: cluster.id.clone(),
+                    server: self.config.server.clone(),
+                    version: cluster.version.clone(),
+                    credential: credential.clone(),
+                }),
+                (None, _) | (_, None) => None,
+            },
+            StepKind::LetGo => operation.request.clone().map(|request| {
+                let undrained = operation.steps.iter().any(|other| {
+                    other.kind == StepKind::Drain && other.node == node && other.state == StepState::Failed
+                });
+                Verb::Answer { request, answer: if undrained { Answer::GoUndrained } else { Answer::Go } }
+            }),
+            StepKind::Cordon | StepKind::Drain | StepKind::Uncordon | StepKind::DeleteNode | StepKind::WaitReady => {
+                None
+            }
+        };
+        let (Some(verb), Some(command_id)) = (verb, operation.command_id(index)) else {
+            return self.end(now, id, index, StepState::Failed, Text::cut("the step lacks what its command needs"));
+        };
+        let command = Command {
+            id: command_id,
+            term: self.record.term,
+            operation: Some(id.clone()),
+            expires_ms: live.deadline.since_ms(now),
+            verb,
+        };
+        if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+            live.send_at = now.plus_ms(live.every_ms);
+        }
+        self.out.push(Action::Command { node, command: Box::new(command) });
+    }
+
+    // ---- what came back
+
+    pub(super) fn on_result(&mut self, now: Instant, node: &NodeName, result: &CommandResult) {
+        let Some((id, index)) = self.find_command(node, &result.id) else { return };
+        match result.status {
+            CommandStatus::Accepted | CommandStatus::InProgress => {
+                if let Some(live) = self.live_of(now, &id, index) {
+                    live.accepted = Accepted::Yes;
+                    live.every_ms = SEND_AGAIN_ACCEPTED_MS;
+                    live.send_at = now.plus_ms(SEND_AGAIN_ACCEPTED_MS);
+                }
+            }
+            CommandStatus::Succeeded => {
+                let power = self.step_at(&id, index).map(|step| step.kind);
+                let reason = if result.code.as_str() == "unchanged" {
+                    Text::format(format_args!("unchanged: {}", result.reason))
+                } else {
+                    result.reason.clone()
+                };
+                match power {
+                    // done when the new boot is seen, which the state shows; the answer says that it was
+                    Some(StepKind::Reboot | StepKind::PowerOff) | None => {
+                        self.end(now, &id, index, StepState::Done, Text::cut("came back in a new boot"));
+                    }
+                    Some(
+                        StepKind::Snapshot
+                        | StepKind::Cordon
+                        | StepKind::Drain
+                        | StepKind::Uncordon
+                        | StepKind::Stop
+                        | StepKind::DeleteNode
+                        | StepKind::Reset
+                        | StepKind::Initialise
+                        | StepKind::Join
+                        | StepKind::WaitReady
+                        | StepKind::AddOns
+                        | StepKind::Identify
+                        | StepKind::LetGo,
+                    ) => self.end(now, &id, index, StepState::Done, reason),
+                }
+            }
+            CommandStatus::Rejected if result.code.as_str() == "busy" => {
+                self.retry(now, &id, index, Counts::No, &result.reason);
+            }
+            CommandStatus::Rejected => {
+                let reason = Text::format(format_args!("{}: {}", result.code, result.reason));
+                self.end(now, &id, index, StepState::Failed, reason);
+            }
+            CommandStatus::Failed | CommandStatus::TimedOut | CommandStatus::Interrupted | CommandStatus::Canceled => {
+                let reason = Text::format(format_args!("{}: {}", result.code, result.reason));
+                self.retry(now, &id, index, Counts::Yes, &reason);
+            }
+        }
+    }
+
+    fn find_command(&self, node: &NodeName, command: &CommandId) -> Option<(OperationId, usize)> {
+        self.record.operations.iter().filter(|operation| operation.is_active()).find_map(|operation| {
+            let mine = |index: &usize| {
+                operation.steps.get(*index).is_some_and(|step| step.state == StepState::Running && step.node == *node)
+                    && operation.command_id(*index).as_ref() == Some(command)
+            };
+            (0..operation.steps.len()).find(mine).map(|index| (operation.id.clone(), index))
+        })
+    }
+
+    fn retry(&mut self, now: Instant, id: &OperationId, index: usize, counts: Counts, reason: &Text<160>) {
+        let Some(live) = self.live_of(now, id, index) else { return };
+        if counts == Counts::Yes {
+            live.failures += 1;
+        }
+        let failures = live.failures;
+        if failures >= ATTEMPTS {
+            return self.end(now, id, index, StepState::Failed, reason.clone());
+        }
+        live.accepted = Accepted::No;
+        live.credential = None;
+        live.every_ms = SEND_AGAIN_MS;
+        live.send_at = now.plus_ms(RETRY_MS << failures.saturating_sub(1).min(4));
+        self.change(id, index, |step| {
+            step.attempt += 1;
+            step.reason = reason.clone();
+        });
+    }
+
+    pub(super) fn step_kube_ended(
+        &mut self,
+        now: Instant,
+        id: &OperationId,
+        index: usize,
+        token: u64,
+        outcome: Result<KubeDone, KubeError>,
+    ) {
+        let Some(kind) = self.step_at(id, index).map(|step| step.kind) else { return };
+        let Some(live) = self.live.get_mut(&(id.clone(), index)).filter(|live| live.kube == Some(token)) else {
+            return;
+        };
+        live.kube = None;
+        match outcome {
+            Ok(KubeDone::Credential(credential)) => {
+                live.credential = Some(credential);
+                live.send_at = now;
+            }
+            Ok(KubeDone::Done) => match kind {
+                // done when it is no longer seen; asked again in case it came back in between
+                StepKind::DeleteNode => live.send_at = now.plus_ms(RETRY_MS),
+                StepKind::Uncordon => {
+                    let node = self.step_at(id, index).map(|step| step.node.clone());
+                    if let Some(node) = node {
+                        self.record.release(&node);
+                    }
+                    self.end(now, id, index, StepState::Done, Text::new());
+                }
+                StepKind::Cordon
+                | StepKind::Drain
+                | StepKind::Snapshot
+                | StepKind::Stop
+                | StepKind::Reset
+                | StepKind::Initialise
+                | StepKind::Join
+                | StepKind::WaitReady
+                | StepKind::AddOns
+                | StepKind::Reboot
+                | StepKind::PowerOff
+                | StepKind::Identify
+                | StepKind::LetGo => self.end(now, id, index, StepState::Done, Text::new()),
+            },
+            Err(error) if error.code == "unreachable" => {
+                live.waits = error.reason;
+                live.send_at = now.plus_ms(RETRY_MS);
+            }
+            Err(error) => {
+                let reason = Text::format(format_args!("{}: {}", error.code, error.reason));
+                self.end(now, id, index, StepState::Failed, reason);
+            }
+        }
+    }
+
+    // ---- ending
+
+    pub(super) fn end(&mut self, now: Instant, id: &OperationId, index: usize, state: StepState, reason: Text<160>) {
+        let Some(step) = self.step_at(id, index) else { return };
+        if step.has_ended() {
+            return;
+        }
+        let (kind, node) = (step.kind, step.node.clone());
+        self.live.remove(&(id.clone(), index));
+        self.change(id, index, |step| {
+            step.state = state;
+            step.reason = reason.clone();
+        });
+        if state == StepState::Done {
+            self.after_done(id, kind, &node);
+        }
+        let detail = if reason.is_empty() {
+            Text::format(format_args!("{kind} {node}: {}", state.as_str()))
+        } else {
+            Text::format(format_args!("{kind} {node}: {} ({reason})", state.as_str()))
+        };
+        self.tell(now, CoordinatorEventKind::Step, Some(id), Some(&node), detail);
+    }
+
+    /// What the crew's record learns from a step that is done.
+    fn after_done(&mut self, id: &OperationId, kind: StepKind, node: &NodeName) {
+        match kind {
+            StepKind::Initialise => {
+                let made = self.operation(id).and_then(|operation| {
+                    operation.new_cluster().map(|id| super::Cluster { id, version: operation.version.clone() })
+                });
+                if made.is_some() {
+                    self.record.cluster = made;
+                }
+            }
+            StepKind::Reset => {
+                self.record.release(node);
+                if *node == self.config.master {
+                    self.record.cluster = None;
+                }
+            }
+            StepKind::DeleteNode => self.record.cordons.retain(|cordon| cordon.node != *node),
+            StepKind::Uncordon => self.record.release(node),
+            StepKind::Snapshot
+            | StepKind::Cordon
+            | StepKind::Drain
+            | StepKind::Stop
+            | StepKind::Join
+            | StepKind::WaitReady
+            | StepKind::AddOns
+            | StepKind::Reboot
+            | StepKind::PowerOff
+            | StepKind::Identify
+            | StepKind::LetGo => {}
+        }
+    }
+
+    /// Ends the operation when nothing of it runs or can begin.
+    fn conclude(&mut self, now: Instant, id: &OperationId) {
+        let Some(operation) = self.operation_mut(id) else { return };
+        let essential =
+            operation.steps.iter().any(|step| step.weight == Weight::Essential && step.state == StepState::Failed);
+        if essential || operation.phase == OperationPhase::Aborting {
+            let reason = if essential { "an essential step failed" } else { "the operation was aborted" };
+            let mut changed = false;
+            for step in operation.steps.iter_mut().filter(|step| step.state == StepState::Pending) {
+                step.state = StepState::Skipped;
+                step.reason = Text::cut(reason);
+                changed = true;
+            }
+            // a wait does nothing that would have to be brought to its end
+            for step in operation.steps.iter_mut() {
+                if step.state == StepState::Running && step.kind == StepKind::WaitReady {
+                    step.state = StepState::Skipped;
+                    step.reason = Text::cut(reason);
+                    changed = true;
+                }
+            }
+            if changed {
+                operation.revision += 1;
+            }
+        }
+        if !operation.steps.iter().all(Step::has_ended) {
+            return;
+        }
+        let lost = operation.steps.iter().any(|step| {
+            step.weight != Weight::BestEffort && matches!(step.state, StepState::Failed | StepState::Skipped)
+        });
+        let phase = match (operation.phase, essential, lost) {
+            (OperationPhase::Aborting, false, true) => OperationPhase::Aborted,
+            (_, true, _) => OperationPhase::Failed,
+            (_, false, true) => OperationPhase::PartlyDone,
+            (_, false, false) => OperationPhase::Done,
+        };
+        operation.phase = phase;
+        operation.revision += 1;
+        let (kind, scope) = (operation.kind, operation.scope);
+        self.settle_cordons(id);
+        self.live.retain(|(held, _), _| held != id);
+        self.told.slot_waits.retain(|(held, _), _| held != id);
+        self.tell(
+            now,
+            CoordinatorEventKind::OperationEnded,
+            Some(id),
+            None,
+            Text::format(format_args!("{kind}: {phase}")),
+        );
+        self.retire(id, scope);
+        // not after a shutdown: that would start work on nodes that are down; the next start takes it up
+        if scope == Scope::Exclusive && kind != OperationKind::Shutdown {
+            self.unpause();
+        }
+    }
+
+    /// Decides when each node that this operation cordoned is uncordoned.
+    fn settle_cordons(&mut self, id: &OperationId) {
+        let Some(operation) = self.operation(id).cloned() else { return };
+        let done = operation.phase == OperationPhase::Done;
+        let nodes: Vec<NodeName> = self
+            .record
+            .cordons
+            .iter()
+            .filter(|cordon| cordon.operation == *id)
+            .map(|cordon| cordon.node.clone())
+            .collect();
+        for node in nodes {
+            let went = operation.steps.iter().any(|step| {
+                step.node == node
+                    && matches!(step.kind, StepKind::PowerOff | StepKind::LetGo)
+                    && matches!(step.state, StepState::Done | StepState::Failed)
+            });
+            let release = if operation.kind == OperationKind::NodeDrain && done {
+                Release::ByOperator
+            } else if went {
+                let state = self.state_of(&node);
+                Release::OnReturn {
+                    boot: state.map(|state| state.boot.clone()),
+                    start: state.map_or(0, |state| state.start),
+                }
+            } else {
+                Release::WithOperation
+            };
+            if let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == node) {
+                cordon.release = release;
+            }
+        }
+    }
+
+    /// Keeps the last exclusive operation for `resume`, forgets the rest.
+    fn retire(&mut self, id: &OperationId, scope: Scope) {
+        self.told.ending.push(id.clone());
+        match scope {
+            Scope::Local => {}
+            Scope::Exclusive => self
+                .record
+                .operations
+                .retain(|held| held.id == *id || !held.phase.is_final() || held.scope == Scope::Local),
+        }
+        if !self.record.ended.contains(id) {
+            self.record.ended.push(id.clone());
+        }
+    }
+
+    /// A node that goes down by itself counts as unavailable.
+    pub(super) fn hold_slot_if_inside(&mut self, node: &NodeName) {
+        if self.plan_node(node).belongs == Belongs::Inside {
+            self.record.hold_slot(node);
+        }
+    }
+}
+
+/// Whether a retry counts against [`ATTEMPTS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Yes,
+    No,
+}
+
+struct Again(u32);
+
+impl core::fmt::Display for Again {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(f, " (attempt {} of {ATTEMPTS})", self.0 + 1) }
+    }
+}
+
+/// Whether a step is a command to the node.
+fn is_command(kind: StepKind) -> bool {
+    match kind {
+        StepKind::Snapshot
+        | StepKind::Stop
+        | StepKind::Reset
+        | StepKind::Initialise
+        | StepKind::Join
+        | StepKind::AddOns
+        | StepKind::Reboot
+        | StepKind::PowerOff
+        | StepKind::Identify
+        | StepKind::LetGo => true,
+        StepKind::Cordon | StepKind::Drain | StepKind::Uncordon | StepKind::DeleteNode | StepKind::WaitReady => false,
+    }
+}

@@ -1,0 +1,229 @@
+//! What the coordinator keeps across restarts and power cuts. It is stored before anything is done that rests on it.
+
+use crate::plan::{PlannedStep, Weight};
+use alloc::vec::Vec;
+use beehive_mqtt::console::ResponseStatus;
+use beehive_mqtt::coordinator::{OperationKind, OperationPhase, StepKind, StepState};
+use beehive_mqtt::{BootId, ClusterId, CommandId, NodeName, OperationId, RequestId, Text};
+use core::fmt::Write;
+use serde::{Deserialize, Serialize};
+
+/// How many answered requests are remembered, so that a repeat is answered and not run again. A console repeats for
+/// minutes at most.
+pub const ANSWERS: usize = 64;
+
+/// How many ended operations stay readable on the broker.
+pub const ENDED_OPERATIONS: usize = 5;
+
+/// A step of a running or ended operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What.
+    pub kind: StepKind,
+    /// To which node.
+    pub node: NodeName,
+    /// Its stage.
+    pub stage: u16,
+    /// What its failure means.
+    pub weight: Weight,
+    /// How far it is.
+    pub state: StepState,
+    /// How often it was begun; part of the command's id, so that a new attempt is a new command.
+    pub attempt: u32,
+    /// Why it failed, or what was found.
+    pub reason: Text<160>,
+    /// The boot that the node was in when the step began.
+    pub boot_before: Option<BootId>,
+}
+
+impl From<PlannedStep> for Step {
+    fn from(planned: PlannedStep) -> Self {
+        Self {
+            kind: planned.kind,
+            node: planned.node,
+            stage: planned.stage,
+            weight: planned.weight,
+            state: StepState::Pending,
+            attempt: 0,
+            reason: Text::new(),
+            boot_before: None,
+        }
+    }
+}
+
+impl Step {
+    /// Whether nothing more happens with it.
+    pub fn has_ended(&self) -> bool {
+        match self.state {
+            StepState::Pending | StepState::Running => false,
+            StepState::Done | StepState::Failed | StepState::Skipped => true,
+        }
+    }
+}
+
+/// Whether an operation excludes others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One at a time.
+    Exclusive,
+    /// Somebody stands at the Pi, or only a light blinks: always begins.
+    Local,
+}
+
+/// An operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its id: the request's.
+    pub id: OperationId,
+    /// What it is.
+    pub kind: OperationKind,
+    /// The node that it is about, if it is about one.
+    pub node: Option<NodeName>,
+    /// Whether it excludes others.
+    pub scope: Scope,
+    /// How far it is.
+    pub phase: OperationPhase,
+    /// Grows with each change.
+    pub revision: u32,
+    /// Who asked.
+    pub requested_by: Text<72>,
+    /// The engine version that is wanted.
+    pub version: Text<32>,
+    /// The node's request that [`StepKind::LetGo`] answers.
+    pub request: Option<RequestId>,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+impl Operation {
+    /// Whether it has not ended and is not paused.
+    pub fn is_active(&self) -> bool {
+        match self.phase {
+            OperationPhase::Running | OperationPhase::Aborting => true,
+            OperationPhase::Paused
+            | OperationPhase::Done
+            | OperationPhase::Failed
+            | OperationPhase::Aborted
+            | OperationPhase::PartlyDone => false,
+        }
+    }
+
+    /// The id of the command of a step's present attempt; none if it would be longer than an id may be (the limits rule
+    /// that out).
+    pub fn command_id(&self, index: usize) -> Option<CommandId> {
+        let step = self.steps.get(index)?;
+        let mut text = heapless::String::<{ CommandId::MAX_BYTES }>::new();
+        write!(text, "{}-{}-{}", self.id, index + 1, step.attempt).ok()?;
+        text.parse().ok()
+    }
+
+    /// The cluster that this operation makes.
+    pub fn new_cluster(&self) -> Option<ClusterId> {
+        self.id.as_str().parse().ok()
+    }
+}
+
+/// The cluster that there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// The engine version that it was made with.
+    pub version: Text<32>,
+}
+
+/// When a node that we cordoned is uncordoned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Release {
+    /// By its operation, and at once when that has ended.
+    WithOperation,
+    /// When the node is ready in another boot, or its agent has started again without going down.
+    OnReturn {
+        /// The boot in which it went.
+        boot: Option<BootId>,
+        /// The agent's start number then.
+        start: u32,
+    },
+    /// When an operator says so: the node was drained to stay so.
+    ByOperator,
+}
+
+/// A node that we cordoned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// The node.
+    pub node: NodeName,
+    /// For which operation.
+    pub operation: OperationId,
+    /// Until when.
+    pub release: Release,
+}
+
+/// A request that was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The request.
+    pub id: RequestId,
+    /// The answer.
+    pub status: ResponseStatus,
+    /// Its stable word.
+    pub code: Text<48>,
+    /// Its sentence.
+    pub text: Text<240>,
+    /// The operation that it named.
+    pub operation: Option<OperationId>,
+}
+
+/// Everything that the coordinator keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CoordinatorRecord {
+    /// Its term.
+    pub term: u64,
+    /// The cluster that there is.
+    pub cluster: Option<Cluster>,
+    /// The nodes that were ever heard of.
+    pub known: Vec<NodeName>,
+    /// Operations that run or are paused, and the last exclusive one that ended (for `resume`).
+    pub operations: Vec<Operation>,
+    /// Ended operations that are still on the broker, oldest first; at most [`ENDED_OPERATIONS`].
+    pub ended: Vec<OperationId>,
+    /// The nodes that we cordoned.
+    pub cordons: Vec<Cordon>,
+    /// The nodes that count against `max_unavailable`.
+    pub slots: Vec<NodeName>,
+    /// Requests that were answered, oldest first; at most [`ANSWERS`].
+    pub answers: Vec<Answered>,
+}
+
+impl CoordinatorRecord {
+    /// The exclusive operation that runs.
+    pub fn active_exclusive(&self) -> Option<&Operation> {
+        self.operations.iter().find(|operation| operation.scope == Scope::Exclusive && operation.is_active())
+    }
+
+    /// Whether that operation is still to be worked on, now or later.
+    pub fn is_alive(&self, id: &OperationId) -> bool {
+        self.operations.iter().any(|operation| operation.id == *id && !operation.phase.is_final())
+    }
+
+    pub(super) fn remember(&mut self, answer: Answered) {
+        if self.answers.len() >= ANSWERS {
+            self.answers.remove(0);
+        }
+        self.answers.push(answer);
+    }
+
+    pub(super) fn hold_slot(&mut self, node: &NodeName) {
+        if !self.slots.contains(node) {
+            self.slots.push(node.clone());
+        }
+    }
+
+    /// Forgets that we cordoned a node, and frees its slot.
+    pub(super) fn release(&mut self, node: &NodeName) {
+        self.cordons.retain(|cordon| cordon.node != *node);
+        self.slots.retain(|held| held != node);
+    }
+}

@@ -1,0 +1,847 @@
+//! The node's core: it alone decides what a node does next. Gestures, commands and what the power sequencer wants are its
+//! events; what is to be done comes back as actions.
+//!
+//! A command goes *accepted → running → result*. It is stored as accepted before anything is done, a repeat is answered
+//! from the ring, and an id never runs twice. After a restart in the middle the outcome is `succeeded` if the state shows
+//! it, else `interrupted`.
+//!
+//! A node has no access to Kubernetes. Before it goes off, restarts or leaves, it asks the coordinator (`n/<node>/request`)
+//! to be emptied, and goes on without an answer when its deadline has passed.
+
+mod record;
+
+pub use record::{NodeRecord, RING, Remembered, Started, StoredShutdown};
+
+use crate::{Destruction, Instant};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb, VerbName};
+use beehive_mqtt::node::{
+    CommandResult, CommandStatus, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest, PowerGoal,
+    PowerPhase, Role, Running, ShutdownOutcome, Want,
+};
+use beehive_mqtt::{BootId, ClusterId, CommandId, RequestId, Text};
+use core::fmt::Write;
+
+/// How often a request is repeated until the coordinator has answered.
+pub const ASK_AGAIN_MS: u64 = 1_000;
+
+/// How often it is repeated after the coordinator said `wait`: seldom, in case the final answer was lost.
+pub const ASK_AGAIN_HEARD_MS: u64 = 5_000;
+
+/// How long a node waits for the coordinator when it wants to leave by its button; then it resets itself. Covers a drain.
+pub const LEAVE_DEADLINE_MS: u64 = 60_000;
+
+/// What never changes while the program runs.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Master or node.
+    pub role: Role,
+    /// Whether destroying verbs that come over the wire are carried out.
+    pub destruction: Destruction,
+    /// This boot.
+    pub boot: BootId,
+}
+
+/// A press of the button, once it is known what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Press {
+    /// Show the status.
+    Short,
+    /// Restart.
+    Double,
+    /// Switch off.
+    PowerOff,
+    /// Leave the cluster and clean this Pi; it was confirmed.
+    Reset,
+}
+
+/// How work of the engine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineOutcome {
+    /// Done or found to be so: a stable word (`done`, `unchanged`) and a sentence.
+    Done {
+        /// The word.
+        code: Text<32>,
+        /// The sentence.
+        detail: Text<160>,
+    },
+    /// Not done.
+    Failed {
+        /// A stable word.
+        code: Text<32>,
+        /// A sentence.
+        reason: Text<160>,
+    },
+}
+
+/// What happens to a node.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A command arrived. Retained ones never get here.
+    Command(Box<Command>),
+    /// The button went down, whatever it will become.
+    ButtonDown,
+    /// The button's gesture is known.
+    Press(Press),
+    /// The power sequencer entered a phase.
+    Power {
+        /// Which.
+        phase: PowerPhase,
+        /// For what, unless it is `running`.
+        goal: Option<PowerGoal>,
+        /// Who or what asked.
+        reason: Text<32>,
+    },
+    /// The power sequencer wants the node emptied; [`Action::Prepared`] answers it.
+    PrepareAsked {
+        /// For what.
+        goal: PowerGoal,
+        /// Who or what asked.
+        reason: Text<32>,
+        /// How long it waits.
+        deadline_ms: u64,
+    },
+    /// Work of the engine ended.
+    EngineEnded {
+        /// The token of [`Action::Engine`].
+        token: u64,
+        /// How.
+        outcome: EngineOutcome,
+        /// The engine after it.
+        engine: EngineState,
+    },
+    /// The engine as it was found.
+    EngineSeen(EngineState),
+    /// Time has passed.
+    Tick,
+}
+
+/// Work for the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineTask {
+    /// Start a new cluster.
+    Initialise {
+        /// Its id.
+        cluster: ClusterId,
+        /// The version; empty means the one that is installed.
+        version: Text<32>,
+    },
+    /// Join one.
+    Join {
+        /// Which.
+        cluster: ClusterId,
+        /// The control plane's address.
+        server: Text<128>,
+        /// The version; empty means the one that is installed.
+        version: Text<32>,
+        /// What lets it in.
+        credential: JoinCredential,
+    },
+    /// Stop.
+    Stop,
+    /// Remove everything.
+    Reset,
+    /// Keep a copy.
+    Snapshot,
+    /// Apply the add-ons.
+    AddOns,
+}
+
+/// Whether a press may still cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grace {
+    /// At once.
+    None,
+    /// After the time in which any press cancels.
+    Standard,
+}
+
+/// Whether the node has still to be emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preparation {
+    /// It has.
+    Needed,
+    /// That is done.
+    Done,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Store this; if that fails, drop the actions after it.
+    Store(Box<NodeRecord>),
+    /// Publish how far a command is.
+    Result(CommandResult),
+    /// Ask the coordinator.
+    Request(NodeRequest),
+    /// Publish that something happened.
+    Tell(NodeEventKind, Text<160>),
+    /// Let the engine work; end with [`Event::EngineEnded`].
+    Engine {
+        /// Comes back with the outcome.
+        token: u64,
+        /// The work.
+        task: EngineTask,
+        /// How long it may take.
+        deadline_ms: u64,
+    },
+    /// Ask the power sequencer.
+    Power {
+        /// For what.
+        goal: PowerGoal,
+        /// Who or what asks.
+        reason: Text<32>,
+        /// Whether a press may cancel.
+        grace: Grace,
+        /// Whether the node has to be emptied.
+        preparation: Preparation,
+    },
+    /// Call the sequence off; it is in its grace time.
+    CancelPower,
+    /// Tell the sequencer that the node is empty, or that nobody will empty it.
+    Prepared,
+    /// Blink so that somebody finds this Pi.
+    Identify {
+        /// For how long.
+        seconds: u16,
+    },
+    /// Show the status on the LED.
+    ShowStatus,
+}
+
+/// A press that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attention {
+    /// Its gesture counts.
+    Open,
+    /// It cancelled a shutdown and is nothing else.
+    Swallow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Power,
+    Leave,
+}
+
+#[derive(Debug, Clone)]
+struct Pending {
+    request: NodeRequest,
+    purpose: Purpose,
+    until: Instant,
+    ask_at: Instant,
+    every_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// A command's.
+    Command,
+    /// Of the button's own.
+    Local,
+}
+
+/// The node's core.
+#[derive(Debug, Clone)]
+pub struct NodeCore {
+    config: NodeConfig,
+    record: NodeRecord,
+    last_shutdown: Option<LastShutdown>,
+    phase: PowerPhase,
+    attention: Attention,
+    pending: Option<Pending>,
+    work: Option<(u64, Work)>,
+    expires: Option<Instant>,
+    next_token: u64,
+    engine_cluster: Option<ClusterId>,
+}
+
+impl NodeCore {
+    /// Starts from what was stored. The actions come first of all.
+    pub fn start(now: Instant, config: NodeConfig, record: NodeRecord) -> (Self, Vec<Action>) {
+        let mut core = Self {
+            config,
+            record,
+            last_shutdown: None,
+            phase: PowerPhase::Running,
+            attention: Attention::Open,
+            pending: None,
+            work: None,
+            expires: None,
+            next_token: 1,
+            engine_cluster: None,
+        };
+        let mut actions = Vec::new();
+        core.report_last_shutdown(&mut actions);
+        core.settle_power_command(&mut actions);
+        core.record.boot = Some(core.config.boot.clone());
+        actions.insert(0, Action::Store(Box::new(core.record.clone())));
+        let _ = now;
+        (core, actions)
+    }
+
+    fn report_last_shutdown(&mut self, actions: &mut Vec<Action>) {
+        let another_boot = self.record.boot.as_ref().is_some_and(|boot| *boot != self.config.boot);
+        let stored = self.record.shutdown.take();
+        let detail = if another_boot {
+            let last = match stored {
+                Some(stored) => LastShutdown {
+                    phase: stored.phase,
+                    reason: stored.reason,
+                    outcome: match stored.phase {
+                        PowerPhase::HandingOver | PowerPhase::Halted => ShutdownOutcome::Orderly,
+                        PowerPhase::Running | PowerPhase::Grace | PowerPhase::Draining | PowerPhase::Stopping => {
+                            ShutdownOutcome::Interrupted
+                        }
+                    },
+                },
+                None => LastShutdown {
+                    phase: PowerPhase::Running,
+                    reason: Text::cut("power lost"),
+                    outcome: ShutdownOutcome::Interrupted,
+                },
+            };
+            let detail = match last.outcome {
+                ShutdownOutcome::Orderly => {
+                    Text::format(format_args!("boot; the last shutdown ({}) was orderly", last.reason))
+                }
+                ShutdownOutcome::Interrupted => {
+                    Text::format(format_args!("boot; the last shutdown ({}) was interrupted", last.reason))
+                }
+            };
+            self.last_shutdown = Some(last);
+            detail
+        } else if self.record.boot.is_none() {
+            Text::cut("boot; the first one with this card")
+        } else {
+            Text::cut("restart of the agent in the same boot")
+        };
+        actions.push(Action::Tell(NodeEventKind::Started, detail));
+    }
+
+    /// A reboot or power-off that was under way is done if this is another boot.
+    fn settle_power_command(&mut self, actions: &mut Vec<Action>) {
+        let Some(started) = self.record.running.clone() else { return };
+        match started.verb {
+            VerbName::Reboot | VerbName::PowerOff => {
+                let (status, code, reason) = if started.boot == self.config.boot {
+                    (CommandStatus::Interrupted, "same-boot", "the agent restarted before the Pi went down")
+                } else {
+                    (CommandStatus::Succeeded, "done", "the Pi came back in a new boot")
+                };
+                self.record.running = None;
+                self.settle(&started.id, started.verb, status, &Text::cut(code), &Text::cut(reason), actions);
+            }
+            // settled by the first look at the engine
+            VerbName::Initialise
+            | VerbName::Join
+            | VerbName::Stop
+            | VerbName::Reset
+            | VerbName::Snapshot
+            | VerbName::AddOns => {}
+            VerbName::Identify | VerbName::Answer => self.record.running = None,
+        }
+    }
+
+    /// Where the node is in its life with the cluster.
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.record.lifecycle
+    }
+
+    /// The command that runs.
+    pub fn running(&self) -> Option<Running> {
+        self.record.running.as_ref().map(|started| Running { id: started.id.clone(), verb: started.verb })
+    }
+
+    /// How the last shutdown went.
+    pub fn last_shutdown(&self) -> Option<&LastShutdown> {
+        self.last_shutdown.as_ref()
+    }
+
+    /// What is kept.
+    pub fn record(&self) -> &NodeRecord {
+        &self.record
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let pending = self.pending.as_ref().map(|pending| pending.ask_at.min(pending.until));
+        match (pending, self.expires) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Takes one event and says what is to be done.
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let before = self.record.clone();
+        let mut actions = Vec::new();
+        match event {
+            Event::Command(command) => self.command(now, *command, &mut actions),
+            Event::ButtonDown => self.button_down(&mut actions),
+            Event::Press(press) => self.press(now, press, &mut actions),
+            Event::Power { phase, goal, reason } => self.power(phase, goal, reason),
+            Event::PrepareAsked { goal, reason, deadline_ms } => {
+                self.prepare(now, goal, reason, deadline_ms, &mut actions);
+            }
+            Event::EngineEnded { token, outcome, engine } => self.engine_ended(token, outcome, engine, &mut actions),
+            Event::EngineSeen(engine) => self.engine_seen(engine, &mut actions),
+            Event::Tick => self.tick(now, &mut actions),
+        }
+        if self.record != before {
+            if self.record.lifecycle != before.lifecycle {
+                actions.push(Action::Tell(NodeEventKind::Lifecycle, Text::cut(lifecycle_word(self.record.lifecycle))));
+            }
+            actions.insert(0, Action::Store(Box::new(self.record.clone())));
+        }
+        actions
+    }
+
+    // ---- commands
+
+    fn command(&mut self, now: Instant, command: Command, actions: &mut Vec<Action>) {
+        let name = command.verb.name();
+        if let Some(entry) = self.record.remembered(&command.id) {
+            let entry = entry.clone();
+            actions.push(self.result(&entry));
+            return;
+        }
+        if command.term < self.record.term {
+            let reason =
+                Text::format(format_args!("term {} is older than {}, seen before", command.term, self.record.term));
+            self.refuse(&command, "old-term", reason, actions);
+            return;
+        }
+        self.record.term = command.term;
+        if name.destroys() && self.config.destruction == Destruction::RefusedInsecureWire {
+            self.refuse(&command, "insecure-wire", Text::cut("the wire is neither signed nor encrypted"), actions);
+            return;
+        }
+        match command.verb {
+            Verb::Answer { request, answer } => {
+                let (code, reason) = self.answer(&request, answer, actions);
+                self.settle(&command.id, name, CommandStatus::Succeeded, &code, &reason, actions);
+            }
+            Verb::Identify { seconds } => {
+                actions.push(Action::Identify { seconds });
+                self.settle(&command.id, name, CommandStatus::Succeeded, &Text::cut("done"), &Text::new(), actions);
+            }
+            Verb::Reboot => self.power_command(&command.id, name, PowerGoal::Reboot, actions),
+            Verb::PowerOff => self.power_command(&command.id, name, PowerGoal::PowerOff, actions),
+            Verb::Initialise { cluster, version } => {
+                let wanted = Some(cluster.clone());
+                let task = EngineTask::Initialise { cluster, version };
+                self.engine_command(now, &command.id, name, command.expires_ms, wanted, task, actions);
+            }
+            Verb::Join { cluster, server, version, credential } => {
+                let wanted = Some(cluster.clone());
+                let task = EngineTask::Join { cluster, server, version, credential };
+                self.engine_command(now, &command.id, name, command.expires_ms, wanted, task, actions);
+            }
+            Verb::Stop => {
+                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Stop, actions);
+            }
+            Verb::Reset => {
+                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Reset, actions);
+            }
+            Verb::Snapshot => {
+                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Snapshot, actions);
+            }
+            Verb::AddOns => {
+                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::AddOns, actions);
+            }
+        }
+    }
+
+    /// Why no engine command can begin now.
+    fn busy(&self) -> Option<Text<160>> {
+        match self.phase {
+            PowerPhase::Running => {}
+            PowerPhase::Grace
+            | PowerPhase::Draining
+            | PowerPhase::Stopping
+            | PowerPhase::HandingOver
+            | PowerPhase::Halted => return Some(Text::cut("this Pi is about to go down")),
+        }
+        if let Some(started) = &self.record.running {
+            return Some(Text::format(format_args!("runs {} ({})", started.verb, started.id)));
+        }
+        self.work.is_some().then(|| Text::cut("runs what the button asked for"))
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one command
+    fn engine_command(
+        &mut self,
+        now: Instant,
+        id: &CommandId,
+        verb: VerbName,
+        expires_ms: u64,
+        cluster: Option<ClusterId>,
+        task: EngineTask,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(reason) = self.busy() {
+            self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &reason, actions);
+            return;
+        }
+        match verb {
+            VerbName::Initialise | VerbName::Join => self.record.lifecycle = Lifecycle::Joining,
+            VerbName::Reset => self.record.lifecycle = Lifecycle::Leaving,
+            VerbName::Stop
+            | VerbName::Snapshot
+            | VerbName::AddOns
+            | VerbName::Reboot
+            | VerbName::PowerOff
+            | VerbName::Identify
+            | VerbName::Answer => {}
+        }
+        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster });
+        self.expires = Some(now.plus_ms(expires_ms));
+        self.settle(id, verb, CommandStatus::Accepted, &Text::cut("accepted"), &Text::new(), actions);
+        self.start_work(Work::Command, task, expires_ms, actions);
+    }
+
+    fn start_work(&mut self, work: Work, task: EngineTask, deadline_ms: u64, actions: &mut Vec<Action>) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.work = Some((token, work));
+        actions.push(Action::Engine { token, task, deadline_ms });
+    }
+
+    fn power_command(&mut self, id: &CommandId, verb: VerbName, goal: PowerGoal, actions: &mut Vec<Action>) {
+        if let Some(started) = self.record.running.clone() {
+            // the Pi goes down under it; what came of it is found out at the next boot, except for another power command
+            match started.verb {
+                VerbName::Reboot | VerbName::PowerOff => {
+                    let reason = Text::format(format_args!("runs {} ({})", started.verb, started.id));
+                    self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &reason, actions);
+                    return;
+                }
+                VerbName::Initialise
+                | VerbName::Join
+                | VerbName::Stop
+                | VerbName::Reset
+                | VerbName::Snapshot
+                | VerbName::AddOns
+                | VerbName::Identify
+                | VerbName::Answer => {
+                    let reason = Text::format(format_args!("{verb} ({id}) came in between"));
+                    self.end_running(CommandStatus::Interrupted, &Text::cut("power"), &reason, actions);
+                }
+            }
+        }
+        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster: None });
+        self.expires = None;
+        self.settle(id, verb, CommandStatus::InProgress, &Text::cut("stopping"), &Text::new(), actions);
+        actions.push(Action::Power {
+            goal,
+            reason: Text::cut("command"),
+            grace: Grace::None,
+            preparation: Preparation::Done,
+        });
+    }
+
+    fn refuse(&mut self, command: &Command, code: &str, reason: Text<160>, actions: &mut Vec<Action>) {
+        let name = command.verb.name();
+        actions.push(Action::Tell(
+            NodeEventKind::Refused,
+            Text::format(format_args!("{name} refused ({code}): {reason}")),
+        ));
+        self.settle(&command.id, name, CommandStatus::Rejected, &Text::cut(code), &reason, actions);
+    }
+
+    /// Remembers how far a command is and publishes it.
+    fn settle(
+        &mut self,
+        id: &CommandId,
+        verb: VerbName,
+        status: CommandStatus,
+        code: &Text<32>,
+        reason: &Text<160>,
+        actions: &mut Vec<Action>,
+    ) {
+        let entry = Remembered { id: id.clone(), verb, status, code: code.clone(), reason: reason.clone() };
+        actions.push(self.result(&entry));
+        self.record.remember(entry);
+    }
+
+    fn result(&self, entry: &Remembered) -> Action {
+        Action::Result(CommandResult {
+            id: entry.id.clone(),
+            verb: entry.verb,
+            status: entry.status,
+            code: entry.code.clone(),
+            reason: entry.reason.clone(),
+            boot: self.config.boot.clone(),
+        })
+    }
+
+    fn end_running(&mut self, status: CommandStatus, code: &Text<32>, reason: &Text<160>, actions: &mut Vec<Action>) {
+        self.expires = None;
+        self.work = None;
+        if let Some(started) = self.record.running.take() {
+            self.settle(&started.id, started.verb, status, code, reason, actions);
+        }
+    }
+
+    // ---- the engine
+
+    fn engine_ended(&mut self, token: u64, outcome: EngineOutcome, engine: EngineState, actions: &mut Vec<Action>) {
+        self.engine_cluster = engine.cluster;
+        let Some((_, work)) = self.work.filter(|(mine, _)| *mine == token) else {
+            self.follow_engine();
+            return;
+        };
+        self.work = None;
+        match (work, outcome) {
+            (Work::Command, EngineOutcome::Done { code, detail }) => {
+                self.end_running(CommandStatus::Succeeded, &code, &detail, actions);
+            }
+            (Work::Command, EngineOutcome::Failed { code, reason }) => {
+                self.end_running(CommandStatus::Failed, &code, &reason, actions);
+            }
+            (Work::Local, EngineOutcome::Done { detail, .. }) => {
+                actions.push(Action::Tell(NodeEventKind::Gesture, Text::format(format_args!("reset done {detail}"))));
+            }
+            (Work::Local, EngineOutcome::Failed { reason, .. }) => {
+                actions
+                    .push(Action::Tell(NodeEventKind::Refused, Text::format(format_args!("reset failed: {reason}"))));
+            }
+        }
+        self.follow_engine();
+    }
+
+    fn engine_seen(&mut self, engine: EngineState, actions: &mut Vec<Action>) {
+        self.engine_cluster = engine.cluster;
+        // a command from before this start of the agent: does the state show that it has happened?
+        if self.work.is_none() {
+            if let Some(started) = self.record.running.clone() {
+                let shown = match started.verb {
+                    VerbName::Initialise | VerbName::Join => {
+                        started.cluster.is_some() && started.cluster == self.engine_cluster
+                    }
+                    VerbName::Reset => self.engine_cluster.is_none(),
+                    VerbName::Stop | VerbName::Snapshot | VerbName::AddOns => false,
+                    // goes on: settled by the next boot
+                    VerbName::Reboot | VerbName::PowerOff | VerbName::Identify | VerbName::Answer => return,
+                };
+                if shown {
+                    let reason = Text::cut("found done after a restart");
+                    self.end_running(CommandStatus::Succeeded, &Text::cut("done"), &reason, actions);
+                } else {
+                    let reason = Text::cut("the agent restarted in the middle of it");
+                    self.end_running(CommandStatus::Interrupted, &Text::cut("restart"), &reason, actions);
+                }
+            }
+        }
+        self.follow_engine();
+    }
+
+    /// While no work is under way, what the engine shows is the truth.
+    fn follow_engine(&mut self) {
+        if self.work.is_some() {
+            return;
+        }
+        self.record.lifecycle = match (self.engine_cluster.is_some(), self.record.lifecycle) {
+            (true, Lifecycle::Leaving) => Lifecycle::Broken,
+            (true, Lifecycle::Broken) => Lifecycle::Broken,
+            (true, Lifecycle::Blank | Lifecycle::Joining | Lifecycle::Member) => Lifecycle::Member,
+            (false, Lifecycle::Joining | Lifecycle::Broken) => Lifecycle::Broken,
+            (false, Lifecycle::Blank | Lifecycle::Member | Lifecycle::Leaving) => Lifecycle::Blank,
+        };
+    }
+
+    // ---- the button
+
+    fn button_down(&mut self, actions: &mut Vec<Action>) {
+        match self.phase {
+            PowerPhase::Grace => {
+                self.attention = Attention::Swallow;
+                actions.push(Action::CancelPower);
+            }
+            PowerPhase::Running
+            | PowerPhase::Draining
+            | PowerPhase::Stopping
+            | PowerPhase::HandingOver
+            | PowerPhase::Halted => {}
+        }
+    }
+
+    fn press(&mut self, now: Instant, press: Press, actions: &mut Vec<Action>) {
+        if self.attention == Attention::Swallow {
+            self.attention = Attention::Open;
+            return;
+        }
+        match press {
+            Press::Short => actions.push(Action::ShowStatus),
+            Press::Double => actions.push(button_power(PowerGoal::Reboot)),
+            Press::PowerOff => actions.push(button_power(PowerGoal::PowerOff)),
+            Press::Reset => self.leave(now, actions),
+        }
+    }
+
+    fn leave(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.config.role == Role::Master && self.engine_cluster.is_some() {
+            let why = "reset by button refused (master-has-cluster): use `beehive cluster reset`";
+            actions.push(Action::Tell(NodeEventKind::Refused, Text::cut(why)));
+            return;
+        }
+        if let Some(reason) = self.busy() {
+            actions.push(Action::Tell(
+                NodeEventKind::Refused,
+                Text::format(format_args!("reset by button refused (busy): {reason}")),
+            ));
+            return;
+        }
+        if self.record.lifecycle == Lifecycle::Member {
+            self.ask(now, Purpose::Leave, Want::Leave, Text::cut("button"), LEAVE_DEADLINE_MS, actions);
+        } else {
+            self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
+        }
+    }
+
+    // ---- going down
+
+    fn power(&mut self, phase: PowerPhase, goal: Option<PowerGoal>, reason: Text<32>) {
+        self.phase = phase;
+        self.record.shutdown = match (phase, goal) {
+            (PowerPhase::Running | PowerPhase::Grace, _) | (_, None) => None,
+            (
+                PowerPhase::Draining | PowerPhase::Stopping | PowerPhase::HandingOver | PowerPhase::Halted,
+                Some(goal),
+            ) => Some(StoredShutdown { phase, goal, reason }),
+        };
+        match phase {
+            PowerPhase::Draining => {}
+            PowerPhase::Running
+            | PowerPhase::Grace
+            | PowerPhase::Stopping
+            | PowerPhase::HandingOver
+            | PowerPhase::Halted => {
+                if self.pending.as_ref().is_some_and(|pending| pending.purpose == Purpose::Power) {
+                    self.pending = None;
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        now: Instant,
+        goal: PowerGoal,
+        reason: Text<32>,
+        deadline_ms: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        // a node outside the cluster has nothing to drain; the master is asked for by the whole crew
+        let alone = self.record.lifecycle == Lifecycle::Blank && self.config.role == Role::Node;
+        if alone {
+            actions.push(Action::Prepared);
+            return;
+        }
+        let want = match goal {
+            PowerGoal::Reboot => Want::Reboot,
+            PowerGoal::PowerOff => Want::PowerOff,
+        };
+        self.ask(now, Purpose::Power, want, reason, deadline_ms, actions);
+    }
+
+    fn ask(
+        &mut self,
+        now: Instant,
+        purpose: Purpose,
+        want: Want,
+        reason: Text<32>,
+        deadline_ms: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        self.record.requests = self.record.requests.wrapping_add(1);
+        let Some(id) = request_id(&self.config.boot, self.record.requests) else {
+            // cannot be: the text is made of a boot id and a number. Without an id nobody can answer: go on.
+            match purpose {
+                Purpose::Power => actions.push(Action::Prepared),
+                Purpose::Leave => {}
+            }
+            return;
+        };
+        let request = NodeRequest { id, want, deadline_ms, reason, boot: self.config.boot.clone() };
+        actions.push(Action::Request(request.clone()));
+        self.pending = Some(Pending {
+            request,
+            purpose,
+            until: now.plus_ms(deadline_ms),
+            ask_at: now.plus_ms(ASK_AGAIN_MS),
+            every_ms: ASK_AGAIN_MS,
+        });
+    }
+
+    fn answer(&mut self, request: &RequestId, answer: Answer, actions: &mut Vec<Action>) -> (Text<32>, Text<160>) {
+        let Some(pending) = self.pending.as_mut().filter(|pending| pending.request.id == *request) else {
+            return (Text::cut("unchanged"), Text::cut("nothing waits for this answer"));
+        };
+        match (answer, pending.purpose) {
+            (Answer::Wait, Purpose::Power) => pending.every_ms = ASK_AGAIN_HEARD_MS,
+            // the coordinator has taken the leave over and will send commands
+            (Answer::Wait | Answer::Go | Answer::GoUndrained, Purpose::Leave) => self.pending = None,
+            (Answer::Go | Answer::GoUndrained, Purpose::Power) => {
+                self.pending = None;
+                actions.push(Action::Prepared);
+            }
+        }
+        (Text::cut("done"), Text::new())
+    }
+
+    fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.expires.is_some_and(|expires| now >= expires) {
+            let reason = Text::cut("it took longer than the command allows");
+            self.end_running(CommandStatus::TimedOut, &Text::cut("expired"), &reason, actions);
+            self.follow_engine();
+        }
+        let Some(pending) = self.pending.as_mut() else { return };
+        if now >= pending.until {
+            let purpose = pending.purpose;
+            self.pending = None;
+            match purpose {
+                // the sequencer has the same deadline; saying so twice does no harm
+                Purpose::Power => actions.push(Action::Prepared),
+                Purpose::Leave => {
+                    let why = "nobody answered the wish to leave: resetting without the coordinator";
+                    actions.push(Action::Tell(NodeEventKind::Gesture, Text::cut(why)));
+                    if self.busy().is_none() {
+                        self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
+                    }
+                }
+            }
+        } else if now >= pending.ask_at {
+            pending.ask_at = now.plus_ms(pending.every_ms);
+            pending.request.deadline_ms = pending.until.since_ms(now);
+            actions.push(Action::Request(pending.request.clone()));
+        }
+    }
+}
+
+fn button_power(goal: PowerGoal) -> Action {
+    Action::Power { goal, reason: Text::cut("button"), grace: Grace::Standard, preparation: Preparation::Needed }
+}
+
+fn request_id(boot: &BootId, number: u32) -> Option<RequestId> {
+    let mut text = heapless::String::<64>::new();
+    let short = boot.as_str().get(..8).unwrap_or(boot.as_str()).trim_end_matches('-');
+    write!(text, "n-{short}-{number}").ok()?;
+    text.parse().ok()
+}
+
+/// The word for a lifecycle in events.
+pub fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
+    match lifecycle {
+        Lifecycle::Blank => "blank",
+        Lifecycle::Joining => "joining",
+        Lifecycle::Member => "member",
+        Lifecycle::Leaving => "leaving",
+        Lifecycle::Broken => "broken",
+    }
+}
+
+#[cfg(test)]
+mod tests;
