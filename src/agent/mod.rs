@@ -1,0 +1,534 @@
+//! The agent: one task on each Pi. Pins and wire become events of the cores (gestures, the node's core, the power
+//! sequencer), and their actions are performed here, in order, and nowhere else.
+//!
+//! ```text
+//! edge ──► recogniser ──► node core ──► store, publish, engine
+//! wire ──► decode ──────►   │  ▲
+//!                           ▼  │
+//!                     power sequencer ──► stop the engine, hand over to systemd
+//! ```
+//!
+//! Everything that takes time (the engine, the hand-over) runs beside this task and comes back as an event, so the button
+//! lives whatever hangs.
+
+mod perform;
+mod show;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
+use crate::host::{Host, HostError, Notice};
+use crate::link::{Link, LinkEvent};
+use crate::store::Store;
+use beehive_board::cut::{Feed, FeedRecord};
+use beehive_board::feed::{HatReading, decide_feed};
+use beehive_board::gesture::{Gesture, GestureEvent, Recogniser, Thresholds};
+use beehive_board::led::{Light, Player};
+use beehive_board::power::{self, Sequencer};
+use beehive_board::shim::{ButtonLine, Shim};
+use beehive_board::time::Instant;
+use beehive_cluster::node::{EngineOutcome, Event, NodeConfig, NodeCore, NodeRecord, Press};
+use beehive_cluster::{Destruction, Instant as ClusterInstant};
+use beehive_mqtt::command::Command;
+use beehive_mqtt::node::{
+    BrokerTrust, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PowerPhase, Role, Telemetry,
+};
+use beehive_mqtt::{HEARTBEAT_MS, NodeName, Text, Topic};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The name of the node's record in the store.
+pub const RECORD: &str = "node";
+
+/// How many outcomes may wait; each comes from one thing that was begun.
+const OUTCOMES: usize = 16;
+
+/// How often the feed file is written anew even if nothing changed, so that it is not stale when the hook reads it.
+const FEED_AGAIN_MS: u64 = 60_000;
+
+/// The longest sleep of the loop, so that systemd's watchdog is petted by progress of this loop and by nothing else.
+const LONGEST_SLEEP_MS: u64 = 10_000;
+
+/// What an agent is made of.
+pub struct AgentParts {
+    /// What never changes.
+    pub settings: AgentSettings,
+    /// Pins, LEDs, sensors.
+    pub board: Board,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// Where records are kept.
+    pub store: Store,
+    /// The way to the broker.
+    pub link: Link,
+    /// What comes from there.
+    pub inbound: mpsc::Receiver<LinkEvent>,
+}
+
+/// What never changes while an agent runs.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// This node.
+    pub node: NodeName,
+    /// Master or node.
+    pub role: Role,
+    /// The number of this start.
+    pub start: u32,
+    /// The button's times.
+    pub thresholds: Thresholds,
+    /// The power sequence's times.
+    pub deadlines: power::Deadlines,
+    /// The feed, where the configuration decides it.
+    pub feed: Option<Feed>,
+    /// Whether destroying verbs from the wire are carried out.
+    pub destruction: Destruction,
+    /// How far the broker is trusted.
+    pub broker: BrokerTrust,
+    /// How often the sensors are read, in milliseconds.
+    pub sensors_every_ms: u64,
+}
+
+impl AgentSettings {
+    /// The settings that a configuration stands for.
+    pub fn new(config: &Config, start: u32) -> Self {
+        Self {
+            node: config.node.clone(),
+            role: config.role,
+            start,
+            thresholds: config.button,
+            deadlines: config.power,
+            feed: config.feed,
+            destruction: config.destruction(),
+            broker: config.broker_trust(),
+            sensors_every_ms: config.poe_hat.poll_ms,
+        }
+    }
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentEnd {
+    /// It was told to stop.
+    Stopped,
+    /// The link to the broker ended for good, which only happens at an end that was ordered elsewhere.
+    LinkEnded,
+}
+
+/// What comes back from what runs beside the loop.
+enum Outcome {
+    Engine { token: u64, outcome: EngineOutcome },
+    EngineStopped,
+    HandedOver(Result<(), HostError>),
+}
+
+struct Agent {
+    settings: AgentSettings,
+    clock: Clock,
+    engine: Arc<dyn Engine>,
+    host: Arc<dyn Host>,
+    store: Store,
+    link: Link,
+    core: NodeCore,
+    sequencer: Sequencer,
+    recogniser: Option<Recogniser>,
+    shim: Option<Shim<Box<dyn Button>>>,
+    shim_next: Option<Instant>,
+    leds: Option<Box<dyn Leds>>,
+    led_shown: Option<Light>,
+    player: Player,
+    status_until: Option<Instant>,
+    sensors: Box<dyn Sensors>,
+    info: NodeInfo,
+    phase: PowerPhase,
+    goal: Option<beehive_mqtt::node::PowerGoal>,
+    outcomes: mpsc::Sender<Outcome>,
+    published: Option<NodeState>,
+    published_at: Option<Instant>,
+    revision: u32,
+    event_sequence: u32,
+    reading: HatReading,
+    fan_duty: Option<u8>,
+    over_currents: u32,
+    feed: (Feed, String),
+    feed_written_at: Option<Instant>,
+    sensors_at: Instant,
+    telemetry_at: Instant,
+    engine_seen: EngineState,
+}
+
+/// Runs an agent until `stop` resolves.
+///
+/// # Errors
+/// If its record cannot be read or written at the start: without it a command could run twice.
+pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::Result<AgentEnd> {
+    let AgentParts { settings, mut board, engine, host, store, link, mut inbound } = parts;
+    let clock = Clock;
+    let now = clock.now();
+    let record: NodeRecord = store.load(RECORD)?.unwrap_or_default();
+    let config =
+        NodeConfig { role: settings.role, destruction: settings.destruction, boot: host.boot_id() };
+    let (core, first) = NodeCore::start(cluster(now), config, record);
+    store.save(RECORD, core.record())?;
+
+    let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
+    let mut shim = board.button.take().map(Shim::new);
+    let first_level = shim.as_mut().and_then(|shim| shim.line_mut().level().ok());
+    let recogniser = first_level.map(|level| Recogniser::new(settings.thresholds, level, now));
+    let info = NodeInfo {
+        role: settings.role,
+        model: Text::cut(&host.model()),
+        version: Text::cut(env!("CARGO_PKG_VERSION")),
+        architecture: Text::cut(host.architecture()),
+        engine: Text::cut(engine.kind()),
+        pins: board.info.pins.clone(),
+        button: board.info.button.clone(),
+        poe_hat: board.info.poe_hat.clone(),
+        leds: board.info.leds.clone(),
+        broker: settings.broker,
+    };
+    let engine_seen = engine.state();
+    let mut agent = Agent {
+        sequencer: Sequencer::new(settings.deadlines),
+        settings,
+        clock,
+        engine,
+        host,
+        store,
+        link,
+        core,
+        recogniser,
+        shim,
+        shim_next: Some(now),
+        leds: board.leds.take(),
+        led_shown: None,
+        player: Player::new(),
+        status_until: None,
+        sensors: board.sensors,
+        info,
+        phase: PowerPhase::Running,
+        goal: None,
+        outcomes,
+        published: None,
+        published_at: None,
+        revision: 0,
+        event_sequence: 0,
+        reading: HatReading::Absent,
+        fan_duty: None,
+        over_currents: 0,
+        feed: (Feed::Unknown, String::new()),
+        feed_written_at: None,
+        sensors_at: now,
+        telemetry_at: now,
+        engine_seen: engine_seen.clone(),
+    };
+    agent.publish_info();
+    agent.node_actions(now, first);
+    agent.node(now, Event::EngineSeen(engine_seen));
+    agent.read_sensors(now);
+    agent.settle(now);
+    agent.host.notify(Notice::Ready);
+
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let pause = agent.pause();
+        tokio::select! {
+            () = &mut stop => break,
+            edge = board.edges.recv(), if agent.shim.is_some() => match edge {
+                Some(edge) => agent.edge(edge),
+                None => agent.button_lost(),
+            },
+            event = inbound.recv() => match event {
+                Some(event) => agent.link_event(event),
+                None => return Ok(AgentEnd::LinkEnded),
+            },
+            Some(outcome) = outcomes_in.recv() => agent.outcome(outcome),
+            () = tokio::time::sleep(pause) => {}
+        }
+        let now = agent.clock.now();
+        agent.due(now);
+        agent.settle(now);
+        agent.host.notify(Notice::Watchdog);
+    }
+    agent.host.notify(Notice::Stopping);
+    let reason = match agent.phase {
+        PowerPhase::HandingOver | PowerPhase::Halted => "the Pi goes down",
+        PowerPhase::Running | PowerPhase::Grace | PowerPhase::Draining | PowerPhase::Stopping => "the agent stops",
+    };
+    agent.link.close(reason).await;
+    Ok(AgentEnd::Stopped)
+}
+
+fn cluster(now: Instant) -> ClusterInstant {
+    ClusterInstant::from_ms(now.as_ms())
+}
+
+impl Agent {
+    /// How long nothing is due.
+    fn pause(&self) -> Duration {
+        let now = self.clock.now();
+        let mut until = now.plus_ms(LONGEST_SLEEP_MS).min(self.sensors_at).min(self.telemetry_at);
+        let mut soonest = |due: Option<Instant>| {
+            if let Some(due) = due {
+                until = until.min(due);
+            }
+        };
+        soonest(self.core.next_deadline().map(|due| Instant::from_ms(due.as_ms())));
+        soonest(self.sequencer.next_deadline());
+        soonest(self.recogniser.as_ref().and_then(Recogniser::next_deadline));
+        soonest(self.shim_next);
+        soonest(self.next_light(now));
+        soonest(self.published_at.map(|at| at.plus_ms(HEARTBEAT_MS)));
+        Duration::from_millis(until.saturating_since(now))
+    }
+
+    /// Does what is due.
+    fn due(&mut self, now: Instant) {
+        if self.core.next_deadline().is_some_and(|due| due.as_ms() <= now.as_ms()) {
+            self.node(now, Event::Tick);
+        }
+        if self.sequencer.next_deadline().is_some_and(|due| due <= now) {
+            self.power(now, power::Event::Tick);
+        }
+        if let Some(recogniser) = &mut self.recogniser {
+            let events = recogniser.poll(now);
+            self.gestures(now, events);
+        }
+        if self.sensors_at <= now {
+            self.read_sensors(now);
+        }
+        let engine = self.engine.state();
+        if engine != self.engine_seen {
+            self.engine_seen = engine.clone();
+            self.node(now, Event::EngineSeen(engine));
+        }
+    }
+
+    /// Shows and publishes what has changed.
+    fn settle(&mut self, now: Instant) {
+        self.show(now);
+        self.publish_state(now);
+        if self.telemetry_at <= now {
+            self.telemetry_at = now.plus_ms(HEARTBEAT_MS);
+            self.publish_telemetry(now);
+        }
+    }
+
+    // ---- the button
+
+    fn edge(&mut self, edge: Edge) {
+        // while the line is ours as an LED, its edges are our own
+        let listening = self.shim.as_ref().is_some_and(Shim::is_listening);
+        if !listening {
+            return;
+        }
+        if let Some(recogniser) = &mut self.recogniser {
+            let events = recogniser.edge(edge.at, edge.level);
+            self.gestures(edge.at, events);
+        }
+        self.shim_next = Some(self.clock.now());
+    }
+
+    /// The pins' backend has ended.
+    fn button_lost(&mut self) {
+        self.shim = None;
+        self.recogniser = None;
+        self.info.button = Part {
+            status: beehive_mqtt::node::PartStatus::Failed,
+            detail: Text::cut("the line's edges ended; the agent works without the button"),
+        };
+        self.publish_info();
+        self.tell(NodeEventKind::Board, "button lost: its line gives no more edges");
+    }
+
+    fn gestures(&mut self, now: Instant, events: beehive_board::gesture::Events) {
+        for event in events {
+            self.show_press(now, event);
+            match event {
+                GestureEvent::Pressed => {
+                    self.tell(NodeEventKind::ButtonPressed, "pressed");
+                    self.node(now, Event::ButtonDown);
+                }
+                GestureEvent::Passed(threshold) => self.tell(NodeEventKind::ButtonThreshold, threshold.as_str()),
+                GestureEvent::Released => self.tell(NodeEventKind::ButtonReleased, "released"),
+                GestureEvent::Gesture(gesture) => {
+                    self.tell(NodeEventKind::Gesture, gesture.as_str());
+                    let press = match gesture {
+                        Gesture::Short => Some(Press::Short),
+                        Gesture::Double => Some(Press::Double),
+                        Gesture::PowerOff => Some(Press::PowerOff),
+                        Gesture::Reset => Some(Press::Reset),
+                        Gesture::ResetArmed | Gesture::Cancelled | Gesture::Stuck => None,
+                    };
+                    if let Some(press) = press {
+                        self.node(now, Event::Press(press));
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- the wire
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let now = self.clock.now();
+        match event {
+            LinkEvent::Up { connection } => tracing::info!(connection, "connected to the broker"),
+            LinkEvent::Down { reason } => tracing::warn!("no connection to the broker: {reason}"),
+            LinkEvent::Refused { .. } => {}
+            LinkEvent::Message(message) => match &message.topic {
+                Topic::Command(node) if *node == self.settings.node => {
+                    // what cannot be read is counted and logged by the link; without an id nobody can be answered
+                    match self.link.decode::<Command>(&message) {
+                        Ok(command) => self.node(now, Event::Command(Box::new(command))),
+                        Err(error) => self.tell(NodeEventKind::Refused, &format!("command refused: {error}")),
+                    }
+                }
+                // our own presence is watched by the link; the coordinator's state is for those who want to look
+                Topic::Command(_)
+                | Topic::Presence(_)
+                | Topic::State(_)
+                | Topic::Info(_)
+                | Topic::Telemetry(_)
+                | Topic::Event(_)
+                | Topic::Request(_)
+                | Topic::Result(_)
+                | Topic::CoordinatorPresence
+                | Topic::CoordinatorState
+                | Topic::Operation(_)
+                | Topic::OperationNode(..)
+                | Topic::CoordinatorEvent
+                | Topic::ConsoleRequest(_)
+                | Topic::ConsoleResponse(_) => {}
+            },
+        }
+    }
+
+    fn tell(&mut self, kind: NodeEventKind, detail: &str) {
+        self.event_sequence = self.event_sequence.wrapping_add(1);
+        tracing::info!(?kind, "{detail}");
+        let event = NodeEvent {
+            kind,
+            detail: Text::cut(detail),
+            uptime_ms: self.clock.now().as_ms(),
+            sequence: self.event_sequence,
+        };
+        self.publish(&Topic::Event(self.settings.node.clone()), &event);
+    }
+
+    fn publish<P: beehive_mqtt::Payload>(&self, topic: &Topic, payload: &P) {
+        if let Err(error) = self.link.publish(topic, payload) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn publish_info(&self) {
+        self.publish(&Topic::Info(self.settings.node.clone()), &self.info);
+    }
+
+    fn publish_state(&mut self, now: Instant) {
+        let mut state = NodeState {
+            lifecycle: self.core.lifecycle(),
+            power: self.phase,
+            goal: self.goal,
+            led: Text::cut(self.player.pattern(now).map_or("dark", |pattern| pattern.as_str())),
+            running: self.core.running(),
+            boot: self.host.boot_id(),
+            start: self.settings.start,
+            revision: self.revision,
+            engine: self.engine.state(),
+            last_shutdown: self.core.last_shutdown().cloned(),
+        };
+        let same = self.published.as_ref() == Some(&state);
+        let beat = self.published_at.is_none_or(|at| now.saturating_since(at) >= HEARTBEAT_MS);
+        if same && !beat {
+            return;
+        }
+        if !same {
+            self.revision += 1;
+            state.revision = self.revision;
+        }
+        self.publish(&Topic::State(self.settings.node.clone()), &state);
+        self.published = Some(state);
+        self.published_at = Some(now);
+    }
+
+    // ---- sensors and feed
+
+    fn read_sensors(&mut self, now: Instant) {
+        self.sensors_at = now.plus_ms(self.settings.sensors_every_ms);
+        let SensorReport { hat, over_current, fan_duty, part } = self.sensors.poll(now);
+        self.reading = hat;
+        self.fan_duty = fan_duty;
+        if part != self.info.poe_hat {
+            let changed = part.status != self.info.poe_hat.status;
+            self.info.poe_hat = part.clone();
+            self.publish_info();
+            if changed {
+                self.tell(NodeEventKind::Board, &format!("PoE HAT: {}", part.detail));
+            }
+        }
+        self.show_over_current(now, over_current);
+        match over_current {
+            OverCurrent::New => {
+                self.over_currents = self.over_currents.saturating_add(1);
+                self.tell(NodeEventKind::OverCurrent, "the PoE HAT reported an over-current");
+            }
+            OverCurrent::None => {}
+        }
+        self.follow_feed(now);
+    }
+
+    /// Keeps the file that the final hook reads.
+    fn follow_feed(&mut self, now: Instant) {
+        let (feed, evidence) = decide_feed(self.settings.feed, &self.reading);
+        let changed = feed != self.feed.0;
+        let old = self.feed_written_at.is_none_or(|at| now.saturating_since(at) >= FEED_AGAIN_MS);
+        self.feed = (feed, evidence.as_str().to_owned());
+        if changed || old {
+            self.write_feed(now);
+        }
+    }
+
+    fn write_feed(&mut self, now: Instant) {
+        let mut evidence = heapless::String::new();
+        for character in self.feed.1.chars() {
+            if evidence.push(character).is_err() {
+                break;
+            }
+        }
+        let record = FeedRecord { feed: self.feed.0, evidence, written_boottime_ms: now.as_ms() };
+        match self.host.write_feed(&record) {
+            Ok(()) => self.feed_written_at = Some(now),
+            // the hook then finds no fresh file and does not cut, which is the safe side
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    fn publish_telemetry(&self, now: Instant) {
+        let telemetry = Telemetry {
+            uptime_ms: now.as_ms(),
+            feed: Text::cut(self.feed.0.as_str()),
+            feed_evidence: Text::cut(&self.feed.1),
+            poe_current_ma: match self.reading {
+                HatReading::Current { current_ma } => Some(current_ma),
+                HatReading::Absent | HatReading::NoCurrent => None,
+            },
+            over_currents: self.over_currents,
+            fan_duty: self.fan_duty,
+            processor_millicelsius: self.host.processor_millicelsius(),
+            refused: self.link.refused(),
+        };
+        self.publish(&Topic::Telemetry(self.settings.node.clone()), &telemetry);
+    }
+}
+
+/// The presence topic of a node, for its link.
+pub fn presence_topic(node: &NodeName) -> Topic {
+    Topic::Presence(node.clone())
+}
+

@@ -1,0 +1,516 @@
+//! The command line: every command and option of the program `beehive`, and what `--help`, the shell completions and the
+//! man pages say of them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use beehive_mqtt::{CrewName, NodeName, UserName};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::console::exit::ExitCode;
+use crate::link::is_loopback;
+
+/// Controller for small Kubernetes clusters of Raspberry Pis.
+///
+/// On each Pi `beehive run` is the agent (button, power, PoE HAT, LEDs, join and leave); on the master it is the
+/// coordinator too. On any other machine the other commands are the ops console: they speak to the crew over MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "beehive", version, max_term_width = 100, after_help = ExitCode::help())]
+pub struct Cli {
+    /// Options of the console's commands.
+    #[command(flatten)]
+    pub options: ConsoleOptions,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the agent of this Pi, and the coordinator where the configuration says role = "master"
+    Run(RunArgs),
+    /// Checks a configuration, or prints the example
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Commands of the ops console.
+    #[command(flatten)]
+    Console(ConsoleCommand),
+    /// Shows a whole crew on this machine: real agents and coordinator on simulated boards and a simulated engine
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+    /// Prints the completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Prints the man page, or writes the pages of all commands into a folder
+    Man {
+        /// The folder; it is made if it is not there
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
+    /// Prints the version
+    Version,
+}
+
+/// `beehive run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Where the packages put the configuration.
+pub const DEFAULT_CONFIG: &str = "/etc/beehive/beehive.toml";
+
+/// `beehive config …`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a configuration as `run` would, and says what is wrong with it, with line and column
+    Check {
+        /// The configuration
+        #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        file: PathBuf,
+    },
+    /// Prints a configuration with every setting and what it means
+    Example,
+}
+
+/// `beehive demo`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many Pis, the master included
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    pub nodes: u8,
+    /// Play this scenario instead of the built-in one, and end with 1 if an expectation in it fails
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+}
+
+/// What the console's commands have in common. They may stand before or after the command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Console options")]
+pub struct ConsoleOptions {
+    /// The MQTT broker
+    #[arg(long, global = true, env = "BEEHIVE_BROKER", value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
+    pub broker: Broker,
+    /// The crew
+    #[arg(long, global = true, env = "BEEHIVE_CREW", value_name = "NAME")]
+    pub crew: Option<CrewName>,
+    /// Who asks [default: $USER, with '-' for what may not be in a name]
+    #[arg(long, global = true, env = "BEEHIVE_USER", value_name = "NAME")]
+    pub user: Option<UserName>,
+    /// Data as JSON: one document, or one a line for what goes on (events -f, status --watch)
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for the answer, and with --wait for the end [default: 30, with --wait 1800]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: Option<u32>,
+    /// Speak, unsigned and unencrypted, to a broker that is not on this machine
+    #[arg(long, global = true)]
+    pub insecure_test_broker: bool,
+}
+
+impl ConsoleOptions {
+    /// Who asks: `--user`, or else `$USER` made valid.
+    pub fn user(&self) -> UserName {
+        self.user.clone().unwrap_or_else(|| valid_user(&std::env::var("USER").unwrap_or_default()))
+    }
+}
+
+/// The nearest user name to what the system calls the user; `operator` where nothing is left of it.
+pub fn valid_user(system: &str) -> UserName {
+    let lower = system.to_ascii_lowercase();
+    let replaced: String =
+        lower.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
+    let cut: String = replaced.trim_matches('-').chars().take(UserName::MAX_BYTES).collect();
+    let fallback = || UserName::from_str("operator");
+    match cut.trim_matches('-').parse().or_else(|_| fallback()) {
+        Ok(user) => user,
+        Err(_) => unreachable!("'operator' is a name"),
+    }
+}
+
+/// The broker's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    /// A name or an address; an IPv6 address without its brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// MQTT's port without TLS.
+const DEFAULT_PORT: u16 = 1883;
+
+impl Broker {
+    /// Whether it is on this machine, so that nothing crosses a wire.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+}
+
+impl std::fmt::Display for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Broker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or("a ']' is missing after the IPv6 address")?;
+                match rest.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if rest.is_empty() => (host, None),
+                    None => return Err(format!("{rest:?} stands after the ']'; only :PORT may")),
+                }
+            }
+            None if text.matches(':').count() > 1 => {
+                return Err("an IPv6 address stands in brackets, as in [::1]:1883".to_owned());
+            }
+            None => match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '%' | '_');
+        if host.is_empty() || !host.chars().all(valid) {
+            return Err(format!("{host:?} is no host name and no address; write HOST:PORT, as in 127.0.0.1:1883"));
+        }
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(port) if port != 0 => port,
+                Ok(_) | Err(_) => return Err(format!("{port:?} is no port; a number from 1 to 65535 is")),
+            },
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+/// The commands of the ops console.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConsoleCommand {
+    /// Shows the crew: each node, the cluster, the operations that run
+    ///
+    /// POWER stands in parentheses where the node is not connected: it is the last that it said. "-" is not known.
+    #[command(after_help = ExitCode::help())]
+    Status {
+        /// Go on and show each change, until Ctrl-C or --timeout
+        #[arg(long, short = 'w')]
+        watch: bool,
+    },
+    /// Lists, shows and handles single nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Makes, rebuilds and handles the cluster as a whole
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Prints the events of all nodes and of the coordinator, one a line
+    ///
+    /// The broker keeps no events: only those that happen from now on are seen.
+    #[command(after_help = ExitCode::help())]
+    Events {
+        /// Go on until Ctrl-C; without it the command ends after --timeout (10 s where none is given)
+        #[arg(long, short = 'f')]
+        follow: bool,
+    },
+}
+
+/// How an operation is asked for.
+#[derive(Debug, Clone, Copy, Default, Args)]
+#[command(next_help_heading = "Operation options")]
+pub struct Acting {
+    /// Wait for the operation's end and show its steps; without it the command ends when the coordinator has answered
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the numbered plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Set a protecting rule aside, where the rule allows it; the answer names it
+    #[arg(long)]
+    pub force: bool,
+    /// Do not ask for a confirmation
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+/// A node and how to handle it.
+#[derive(Debug, Clone, Args)]
+pub struct OnNode {
+    /// The node's name, as `beehive status` shows it
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// How.
+    #[command(flatten)]
+    pub acting: Acting,
+}
+
+/// As [`OnNode`], with an engine version.
+#[derive(Debug, Clone, Args)]
+pub struct JoinNode {
+    /// The node and how.
+    #[command(flatten)]
+    pub on: OnNode,
+    /// The engine version that is wanted.
+    #[command(flatten)]
+    pub engine: EngineVersion,
+}
+
+/// Which engine version.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EngineVersion {
+    /// The engine's version [default: the one that is installed]
+    #[arg(long = "engine-version", value_name = "VERSION", value_parser = engine_version)]
+    pub version: Option<String>,
+}
+
+/// The longest engine version on the wire, in bytes.
+const ENGINE_VERSION_BYTES: usize = 32;
+
+fn engine_version(text: &str) -> Result<String, String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+' | '_');
+    if text.is_empty() || text.len() > ENGINE_VERSION_BYTES || !text.chars().all(valid) {
+        return Err(format!(
+            "a version has 1 to {ENGINE_VERSION_BYTES} letters, digits, '.', '-', '+' and '_', as in v1.31.4+k3s1"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `beehive node …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum NodeCommand {
+    /// Lists the nodes
+    #[command(after_help = ExitCode::help())]
+    List,
+    /// Shows everything that is known of one node
+    #[command(after_help = ExitCode::help())]
+    Show {
+        /// The node's name
+        #[arg(value_name = "NODE")]
+        node: NodeName,
+    },
+    /// Lets a node blink, so that it is found
+    #[command(after_help = ExitCode::help())]
+    Identify(OnNode),
+    /// Lets no new work onto a node and evicts what runs there
+    #[command(after_help = ExitCode::help())]
+    Drain(OnNode),
+    /// Lets work onto a node again
+    #[command(after_help = ExitCode::help())]
+    Uncordon(OnNode),
+    /// Brings a node into the cluster
+    #[command(after_help = ExitCode::help())]
+    Join(JoinNode),
+    /// Takes a node out of the cluster and cleans it (destroys: asks for the node's name)
+    #[command(after_help = ExitCode::help())]
+    Leave(OnNode),
+    /// Cleans a node, whatever state it is in (destroys: asks for the node's name)
+    #[command(after_help = ExitCode::help())]
+    Reset(OnNode),
+    /// Empties a node and restarts it
+    #[command(after_help = ExitCode::help())]
+    Reboot(OnNode),
+    /// Empties a node and switches it off; it needs a hand to come back
+    #[command(after_help = ExitCode::help())]
+    Shutdown(OnNode),
+}
+
+/// As [`Acting`], with an engine version.
+#[derive(Debug, Clone, Args)]
+pub struct MakeCluster {
+    /// How.
+    #[command(flatten)]
+    pub acting: Acting,
+    /// The engine version that is wanted.
+    #[command(flatten)]
+    pub engine: EngineVersion,
+}
+
+/// `beehive cluster …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClusterCommand {
+    /// Makes the cluster: the master first, then every node joins
+    #[command(after_help = ExitCode::help())]
+    Create(MakeCluster),
+    /// Tears the cluster down and makes it anew (destroys: asks for the crew's name)
+    #[command(after_help = ExitCode::help())]
+    Rebuild(MakeCluster),
+    /// Tears the cluster down (destroys: asks for the crew's name)
+    #[command(after_help = ExitCode::help())]
+    Reset(Acting),
+    /// Restarts every Pi, one after the other, each one emptied first
+    #[command(after_help = ExitCode::help())]
+    Reboot(Acting),
+    /// Switches every Pi off, the master last; says beforehand which will need a hand to come back
+    #[command(after_help = ExitCode::help())]
+    Shutdown(Acting),
+    /// Calls the running operation off at its next safe point
+    #[command(after_help = ExitCode::help())]
+    Abort(Acting),
+    /// Takes up again what failed, was aborted or paused
+    #[command(after_help = ExitCode::help())]
+    Resume(Acting),
+}
+
+/// The completions of `shell`.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "beehive", &mut text);
+    text
+}
+
+/// Writes `text` to standard output. A reader that has gone away (`beehive man | head`) is no error.
+///
+/// # Errors
+/// If it cannot be written for another reason, such as a full disk.
+pub fn print(text: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// The main man page.
+///
+/// # Errors
+/// None that is known: it is written into memory.
+pub fn man_page() -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    Ok(text)
+}
+
+/// Writes the man pages of all commands into `folder`, which is made if it is not there.
+///
+/// # Errors
+/// If the folder or a page cannot be written.
+pub fn man_pages(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(Cli::command(), folder)
+}
+
+/// What `beehive version` prints.
+pub fn version(options: &ConsoleOptions) -> String {
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    if options.json {
+        let protocol = beehive_mqtt::PROTOCOL_VERSION;
+        format!("{}\n", serde_json::json!({ "name": name, "version": version, "protocol": protocol }))
+    } else {
+        format!("{name} {version}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn broker_addresses_are_read_and_refused_with_a_reason() {
+        for (text, host, port, loopback) in [
+            ("127.0.0.1:1883", "127.0.0.1", 1883, true),
+            ("127.3.2.1", "127.3.2.1", 1883, true),
+            ("localhost:99", "localhost", 99, true),
+            ("[::1]:7", "::1", 7, true),
+            ("[fe80::1%eth0]", "fe80::1%eth0", 1883, false),
+            ("crew-master", "crew-master", 1883, false),
+            ("10.0.0.1:1", "10.0.0.1", 1, false),
+            ("localhost.example.org", "localhost.example.org", 1883, false),
+        ] {
+            let broker: Broker = text.parse().unwrap();
+            assert_eq!((broker.host.as_str(), broker.port, broker.is_loopback()), (host, port, loopback), "{text}");
+            assert_eq!(broker.to_string().parse::<Broker>().unwrap(), broker);
+        }
+        for (text, reason) in [
+            ("", "no host name"),
+            (":1883", "no host name"),
+            ("a b:1", "no host name"),
+            ("host:0", "no port"),
+            ("host:65536", "no port"),
+            ("host:", "no port"),
+            ("::1", "brackets"),
+            ("[::1", "']' is missing"),
+            ("[::1]x", "only :PORT"),
+        ] {
+            let error = text.parse::<Broker>().unwrap_err();
+            assert!(error.contains(reason), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_system_user_becomes_a_valid_name() {
+        for (system, user) in [
+            ("ann", "ann"),
+            ("Ann.Bee", "ann-bee"),
+            ("_apt", "apt"),
+            ("", "operator"),
+            ("---", "operator"),
+            ("ä", "operator"),
+        ] {
+            assert_eq!(valid_user(system).as_str(), user, "{system:?}");
+        }
+        let long = format!("{}-x", "a".repeat(UserName::MAX_BYTES - 1));
+        assert_eq!(valid_user(&long).as_str(), "a".repeat(UserName::MAX_BYTES - 1));
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_command() {
+        for line in [
+            ["beehive", "--broker", "[::1]:1", "--crew", "bee", "node", "drain", "pi-2"],
+            ["beehive", "node", "drain", "pi-2", "--broker", "[::1]:1", "--crew", "bee"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.options.broker.to_string(), "[::1]:1");
+            assert_eq!(cli.options.crew.unwrap().as_str(), "bee");
+        }
+    }
+
+    #[test]
+    fn bad_names_and_versions_are_refused_by_the_command_line() {
+        for (line, reason) in [
+            (&["beehive", "node", "drain", "Pi_2"][..], "only a-z, 0-9 and '-'"),
+            (&["beehive", "--crew", "a/b", "status"], "only a-z, 0-9 and '-'"),
+            (&["beehive", "cluster", "create", "--engine-version", "v1;rm"], "letters, digits"),
+            (&["beehive", "status", "--timeout", "0"], "1..=86400"),
+        ] {
+            let error = Cli::try_parse_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_completions_and_a_man_page() {
+        let bash = String::from_utf8(completions(Shell::Bash)).unwrap();
+        for word in ["rebuild", "uncordon", "events", "--insecure-test-broker", "completions"] {
+            assert!(bash.contains(word), "{word}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        man_pages(folder.path()).unwrap();
+        for page in ["beehive.1", "beehive-cluster-rebuild.1", "beehive-node-show.1", "beehive-config-check.1"] {
+            assert!(folder.path().join(page).exists(), "{page}");
+        }
+        let page = String::from_utf8(man_page().unwrap()).unwrap();
+        assert!(page.contains("timed out; the outcome is not known"), "the exit codes are in the man page");
+    }
+}

@@ -1,0 +1,326 @@
+//! The console's conversation with the crew: a link to the broker, the crew as it is heard, and one request at a time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
+use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, OperationId, RequestId, Topic, UserName};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::exit::{ExitCode, Trouble};
+use super::model::{Applied, CrewView, Gaps, Seen};
+use super::order::Order;
+use crate::cli::Broker;
+use crate::link::{Link, LinkConfig, LinkEvent};
+
+/// How long the first connection may take. A broker on the local network answers within milliseconds; this is long
+/// enough for one that is just starting, and short enough for somebody who mistyped its address.
+pub(super) const CONNECT_LIMIT_MS: u64 = 5_000;
+
+/// How often a request is sent again, under the same id, until it is answered. Broker and client may drop a message; the
+/// coordinator answers a repeat from its memory.
+pub(super) const RESEND_MS: u64 = 1_000;
+
+/// With nothing new for this long the picture is taken as it is. A broker hands out what it keeps within milliseconds.
+pub(super) const QUIET_MS: u64 = 1_500;
+
+/// A picture without gaps is taken after this long without anything new, so that those who are not listed get a word in.
+pub(super) const SETTLE_MS: u64 = 100;
+
+/// When the picture of the crew after a start is good enough to be shown.
+#[derive(Debug)]
+pub(super) struct Collection {
+    begun_ms: u64,
+    new_ms: u64,
+}
+
+impl Collection {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { begun_ms: now_ms, new_ms: now_ms }
+    }
+
+    pub(super) fn heard(&mut self, now_ms: u64, applied: &Applied) {
+        match applied {
+            Applied::New => self.new_ms = now_ms,
+            Applied::Changed
+            | Applied::Event
+            | Applied::Stale
+            | Applied::NotShown
+            | Applied::Refused(_)
+            | Applied::Full => {}
+        }
+    }
+
+    /// When it ends if nothing more comes.
+    pub(super) fn ends_ms(&self, gaps: &Gaps, coordinator: Seen) -> u64 {
+        let a_heartbeat_later = self.begun_ms + HEARTBEAT_MS + QUIET_MS;
+        if gaps.is_empty() {
+            self.new_ms + SETTLE_MS
+        } else if !gaps.expected_to_speak.is_empty() || (gaps.coordinator && coordinator == Seen::Online) {
+            // somebody who is there was not handed out by the broker: the next heartbeat brings the word
+            a_heartbeat_later
+        } else {
+            (self.new_ms + QUIET_MS).min(a_heartbeat_later)
+        }
+    }
+}
+
+/// What happened next.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The broker took us.
+    Up,
+    /// The connection ended or could not be made.
+    Down,
+    /// A message changed the view, or did not.
+    Applied(Applied),
+    /// An answer to some request of this user.
+    Response(Box<ConsoleResponse>),
+    /// The time is up.
+    Time,
+    /// Ctrl-C, or the service manager's wish.
+    Interrupt,
+}
+
+pub(super) struct Session {
+    link: Link,
+    events: mpsc::Receiver<LinkEvent>,
+    /// Whether more may come from the link: it ends only when it is told to, or by a defect.
+    link_lives: bool,
+    interrupt: Signal,
+    terminate: Signal,
+    begun: Instant,
+    pub(super) view: CrewView,
+    pub(super) crew: CrewName,
+    user: UserName,
+    broker: Broker,
+    /// Why there is no connection; nothing while there is one.
+    pub(super) down: Option<String>,
+}
+
+impl Session {
+    /// Opens a link; it connects by itself.
+    pub(super) fn open(broker: &Broker, crew: &CrewName, user: &UserName) -> Result<Self, Trouble> {
+        let signals = |kind| {
+            signal(kind).map_err(|error| {
+                let fix = "raise the limits of this process and try again";
+                Trouble::new(ExitCode::Failed, "the console cannot listen for signals", error.to_string(), fix)
+            })
+        };
+        // two consoles of one user are two clients
+        let tail = uuid::Uuid::new_v4().simple().to_string();
+        let (link, events) = Link::spawn(LinkConfig {
+            host: broker.host.clone(),
+            port: broker.port,
+            client_id: format!("console-{user}-{}", &tail[..12]),
+            crew: crew.clone(),
+            audience: Audience::Console(user.clone()),
+            presence: None,
+        });
+        Ok(Self {
+            link,
+            events,
+            link_lives: true,
+            interrupt: signals(SignalKind::interrupt())?,
+            terminate: signals(SignalKind::terminate())?,
+            begun: Instant::now(),
+            view: CrewView::new(),
+            crew: crew.clone(),
+            user: user.clone(),
+            broker: broker.clone(),
+            down: Some("no answer yet".to_owned()),
+        })
+    }
+
+    /// Milliseconds since this session was opened: the view's clock.
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn at(&self, ms: u64) -> Instant {
+        self.begun + Duration::from_millis(ms)
+    }
+
+    /// Waits for the next thing that happens, until `until`.
+    pub(super) async fn next(&mut self, until: Instant) -> Heard {
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = self.interrupt.recv() => return Heard::Interrupt,
+                _ = self.terminate.recv() => return Heard::Interrupt,
+                event = self.events.recv(), if self.link_lives => event,
+                () = sleep_until(until) => return Heard::Time,
+            };
+            match event {
+                Some(LinkEvent::Up { .. }) => {
+                    self.down = None;
+                    return Heard::Up;
+                }
+                Some(LinkEvent::Down { reason }) => {
+                    self.down = Some(reason);
+                    return Heard::Down;
+                }
+                Some(LinkEvent::Message(message)) => {
+                    if let Topic::ConsoleResponse(_) = message.topic {
+                        // what cannot be read is counted and logged by the link
+                        match self.link.decode::<ConsoleResponse>(&message) {
+                            Ok(response) => return Heard::Response(Box::new(response)),
+                            Err(_) => continue,
+                        }
+                    }
+                    let now_ms = self.now_ms();
+                    return Heard::Applied(self.view.apply(now_ms, &message));
+                }
+                // the link has counted and logged it
+                Some(LinkEvent::Refused { .. }) => {}
+                None => {
+                    self.link_lives = false;
+                    self.down = Some("the link has ended".to_owned());
+                    return Heard::Down;
+                }
+            }
+        }
+    }
+
+    /// Waits for the connection, until `limit` at most.
+    pub(super) async fn connect(&mut self, limit: Instant) -> Result<(), Trouble> {
+        let until = limit.min(self.at(CONNECT_LIMIT_MS));
+        while let Some(reason) = self.down.clone() {
+            match self.next(until).await {
+                Heard::Up | Heard::Down | Heard::Applied(_) | Heard::Response(_) => {}
+                Heard::Time => {
+                    return Err(Trouble::new(
+                        ExitCode::Unreachable,
+                        format!("the broker at {} cannot be reached; nothing was asked", self.broker),
+                        reason,
+                        "see whether it runs there (systemctl status mosquitto), or name another one with --broker",
+                    ));
+                }
+                Heard::Interrupt => return Err(interrupted()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens until the picture of the crew is complete, or as complete as it will become, until `limit` at most.
+    pub(super) async fn collect(&mut self, limit: Instant) -> Result<(), Trouble> {
+        let mut collection = Collection::new(self.now_ms());
+        loop {
+            let ends_ms = collection.ends_ms(&self.view.gaps(), self.view.coordinator_seen());
+            match self.next(limit.min(self.at(ends_ms))).await {
+                Heard::Applied(applied) => collection.heard(self.now_ms(), &applied),
+                Heard::Up | Heard::Down | Heard::Response(_) => {}
+                Heard::Time => return Ok(()),
+                Heard::Interrupt => return Err(interrupted()),
+            }
+        }
+    }
+
+    /// Asks the coordinator, again each second under the same id, until the answer comes or the time is up.
+    pub(super) async fn ask(&mut self, order: &Order, limit: Instant) -> Result<ConsoleResponse, Trouble> {
+        let id: RequestId = uuid::Uuid::new_v4().simple().to_string().parse().map_err(|error| {
+            Trouble::new(ExitCode::Failed, "no id for the request could be made", format!("it {error}"), "report this")
+        })?;
+        let request = ConsoleRequest { id: id.clone(), mode: order.mode, ask: order.ask.clone() };
+        let topic = Topic::ConsoleRequest(self.user.clone());
+        let mut resend = Instant::now();
+        loop {
+            if Instant::now() >= resend {
+                self.link.publish(&topic, &request).map_err(|error| {
+                    Trouble::new(ExitCode::Failed, "the request cannot be sent", error.to_string(), "report this")
+                })?;
+                resend = Instant::now() + Duration::from_millis(RESEND_MS);
+            }
+            match self.next(limit.min(resend)).await {
+                Heard::Response(response) if response.id == id => return Ok(*response),
+                Heard::Up => resend = Instant::now(),
+                Heard::Down | Heard::Applied(_) | Heard::Response(_) => {}
+                Heard::Time if Instant::now() >= limit => return Err(self.unanswered(order)),
+                Heard::Time => {}
+                Heard::Interrupt => {
+                    return Err(Trouble::new(
+                        ExitCode::OutcomeUnknown,
+                        format!("interrupted before the answer on the {} came", order.title),
+                        "it was sent, and may have begun",
+                        "`beehive status` shows whether it did; `beehive cluster abort` calls it off",
+                    )
+                    .with_code("interrupted"));
+                }
+            }
+        }
+    }
+
+    fn unanswered(&self, order: &Order) -> Trouble {
+        let why = match (&self.down, self.view.coordinator_seen()) {
+            (Some(reason), _) => format!("the connection to the broker at {} was lost: {reason}", self.broker),
+            (None, Seen::Offline) => "the coordinator is not connected to the broker".to_owned(),
+            (None, Seen::Unknown) => {
+                format!("no coordinator of crew {} was ever heard at the broker at {}", self.crew, self.broker)
+            }
+            (None, Seen::Online | Seen::Silent) => "the coordinator is connected but did not answer in time".to_owned(),
+        };
+        Trouble::new(
+            ExitCode::OutcomeUnknown,
+            format!("no answer on the {}; whether it has begun is not known", order.title),
+            why,
+            "see `beehive status`, and on the master `journalctl -u beehive`; a longer --timeout waits longer",
+        )
+    }
+
+    /// Every known operation and its revision.
+    pub(super) fn revisions(&self) -> BTreeMap<OperationId, u32> {
+        let known = self.view.operations();
+        known.filter_map(|(id, view)| Some((id.clone(), view.summary.as_ref()?.revision))).collect()
+    }
+
+    /// Ends the link in good order.
+    pub(super) async fn close(self) {
+        self.link.close("done").await;
+    }
+}
+
+/// Ctrl-C before anything was asked.
+fn interrupted() -> Trouble {
+    Trouble::new(ExitCode::Failed, "interrupted; nothing was asked", "", "").with_code("interrupted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(change: impl FnOnce(&mut Gaps)) -> Gaps {
+        let mut gaps = Gaps::default();
+        change(&mut gaps);
+        gaps
+    }
+
+    #[test]
+    fn a_complete_picture_is_taken_at_once_and_a_gap_is_waited_for() {
+        let mut collection = Collection::new(1_000);
+        let none = Gaps::default();
+        assert_eq!(collection.ends_ms(&none, Seen::Online), 1_000 + SETTLE_MS);
+        collection.heard(1_050, &Applied::New);
+        // what repeats or concerns nobody new does not prolong it
+        collection.heard(1_090, &Applied::Changed);
+        collection.heard(1_090, &Applied::Stale);
+        assert_eq!(collection.ends_ms(&none, Seen::Online), 1_050 + SETTLE_MS);
+
+        let absent = gaps(|gaps| gaps.others.push("pi-3".parse().unwrap()));
+        assert_eq!(collection.ends_ms(&absent, Seen::Online), 1_050 + QUIET_MS);
+        let withheld = gaps(|gaps| gaps.expected_to_speak.push("pi-2".parse().unwrap()));
+        assert_eq!(collection.ends_ms(&withheld, Seen::Online), 1_000 + HEARTBEAT_MS + QUIET_MS);
+        let unknown = gaps(|gaps| gaps.coordinator = true);
+        assert_eq!(collection.ends_ms(&unknown, Seen::Unknown), 1_050 + QUIET_MS);
+        assert_eq!(collection.ends_ms(&unknown, Seen::Online), 1_000 + HEARTBEAT_MS + QUIET_MS);
+    }
+
+    #[test]
+    fn a_stream_of_news_cannot_keep_it_open_for_ever() {
+        let mut collection = Collection::new(0);
+        collection.heard(1_000_000, &Applied::New);
+        let absent = gaps(|gaps| gaps.operation = true);
+        assert_eq!(collection.ends_ms(&absent, Seen::Online), HEARTBEAT_MS + QUIET_MS);
+    }
+}

@@ -1,0 +1,222 @@
+//! The coordinator's task: what comes over the wire and from Kubernetes becomes events of the core in `beehive_cluster`,
+//! and its actions are performed here, in order. It runs on the master beside the agent, with a link of its own, and may
+//! start, die and come back at any time: everything it needs is in its record.
+
+use crate::clock::Clock;
+use crate::kube::{Kubernetes, Observed};
+use crate::link::{Incoming, Link, LinkEvent, Retained};
+use crate::store::Store;
+use beehive_cluster::Instant;
+use beehive_cluster::coordinator::{Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event};
+use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
+use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse, ResponseStatus};
+use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
+use beehive_mqtt::{DecodeError, Payload, RequestId, Text, Topic, UserName};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The name of the coordinator's record in the store.
+pub const RECORD: &str = "coordinator";
+
+/// How many answers of the API server may wait; each comes from one request.
+const OUTCOMES: usize = 64;
+
+/// The wait before a store that failed is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a coordinator is made of.
+pub struct CoordinatorParts {
+    /// What never changes.
+    pub config: CoordinatorConfig,
+    /// The API server.
+    pub kubernetes: Arc<dyn Kubernetes>,
+    /// Where its record is kept.
+    pub store: Store,
+    /// The way to the broker.
+    pub link: Link,
+    /// What comes from there.
+    pub inbound: mpsc::Receiver<LinkEvent>,
+}
+
+struct Task {
+    clock: Clock,
+    core: Coordinator,
+    kubernetes: Arc<dyn Kubernetes>,
+    store: Store,
+    link: Link,
+    outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
+    store_failed: bool,
+}
+
+/// Runs a coordinator until `stop` resolves.
+///
+/// # Errors
+/// If its record cannot be read: it would forget an operation that is half done.
+pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let CoordinatorParts { config, kubernetes, store, link, mut inbound } = parts;
+    let clock = Clock;
+    let record: CoordinatorRecord = store.load(RECORD)?.unwrap_or_default();
+    let (core, first) = Coordinator::start(instant(clock), config, record);
+    let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
+    let mut view = kubernetes.watch();
+    let mut task = Task { clock, core, kubernetes, store, link, outcomes, store_failed: false };
+    task.perform(first);
+    let seen = view.borrow_and_update().clone();
+    task.step(Event::Kube(seen));
+
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let now = instant(task.clock);
+        let pause = if task.store_failed {
+            STORE_AGAIN
+        } else {
+            Duration::from_millis(task.core.next_deadline(now).since_ms(now))
+        };
+        tokio::select! {
+            () = &mut stop => break,
+            event = inbound.recv() => match event {
+                Some(event) => task.link_event(event),
+                None => break,
+            },
+            Some((token, outcome)) = outcomes_in.recv() => task.step(Event::KubeEnded { token, outcome }),
+            Ok(()) = view.changed() => {
+                let seen = view.borrow_and_update().clone();
+                task.step(Event::Kube(seen));
+            }
+            () = tokio::time::sleep(pause) => task.step(Event::Tick),
+        }
+    }
+    task.link.close("the coordinator stops").await;
+    Ok(())
+}
+
+fn instant(clock: Clock) -> Instant {
+    Instant::from_ms(clock.now().as_ms())
+}
+
+impl Task {
+    fn step(&mut self, event: Event) {
+        let actions = self.core.step(instant(self.clock), event);
+        self.perform(actions);
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Store(record) => match self.store.save(RECORD, record.as_ref()) {
+                    Ok(()) => self.store_failed = false,
+                    Err(error) => {
+                        tracing::error!("{error}; nothing that rests on it is done until it can be stored");
+                        self.store_failed = true;
+                        // only notes that the record is unsaved; what it asks for is dropped like the rest
+                        let _ = self.core.step(instant(self.clock), Event::StoreFailed);
+                        return;
+                    }
+                },
+                Action::Command { node, command } => self.publish(&Topic::Command(node), command.as_ref()),
+                Action::Respond { user, response } => self.publish(&Topic::ConsoleResponse(user), response.as_ref()),
+                Action::State(state) => self.publish(&Topic::CoordinatorState, state.as_ref()),
+                Action::Operation(summary) => self.publish(&Topic::Operation(summary.id.clone()), summary.as_ref()),
+                Action::OperationNode(report) => {
+                    self.publish(&Topic::OperationNode(report.id.clone(), report.node.clone()), report.as_ref());
+                }
+                Action::Clear(topic) => self.link.clear(&topic),
+                Action::Tell(event) => {
+                    tracing::info!(kind = ?event.kind, "{}", event.detail);
+                    self.publish(&Topic::CoordinatorEvent, &event);
+                }
+                Action::Kube { token, work, deadline_ms } => self.ask_kubernetes(token, work, deadline_ms),
+            }
+        }
+    }
+
+    fn publish<P: Payload>(&self, topic: &Topic, payload: &P) {
+        if let Err(error) = self.link.publish(topic, payload) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn ask_kubernetes(&self, token: u64, work: KubeWork, deadline_ms: u64) {
+        let future = self.kubernetes.perform(work);
+        let outcomes = self.outcomes.clone();
+        tokio::spawn(async move {
+            let outcome = tokio::time::timeout(Duration::from_millis(deadline_ms), future).await.unwrap_or_else(|_| {
+                Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") })
+            });
+            // fails only when the coordinator has ended
+            let _ = outcomes.send((token, outcome)).await;
+        });
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { connection } => tracing::info!(connection, "the coordinator is connected to the broker"),
+            LinkEvent::Down { reason } => tracing::warn!("the coordinator has no connection to the broker: {reason}"),
+            LinkEvent::Refused { .. } => {}
+            LinkEvent::Message(message) => self.message(message),
+        }
+    }
+
+    /// What cannot be read is counted and logged by the link, and changes nothing.
+    fn message(&mut self, message: Incoming) {
+        if message.is_cleared() {
+            return;
+        }
+        match message.topic.clone() {
+            Topic::Presence(node) => {
+                let Ok(presence) = self.link.decode::<Presence>(&message) else { return };
+                if presence.status == Connection::Offline {
+                    self.kubernetes.observe(&node, Observed::Offline);
+                }
+                self.step(Event::Presence { node, presence });
+            }
+            Topic::State(node) => {
+                let Ok(state) = self.link.decode::<NodeState>(&message) else { return };
+                // a kept state may be of a node that is long gone; only one that is said now shows that it lives
+                if message.retained == Retained::No {
+                    self.kubernetes.observe(&node, Observed::State(&state));
+                }
+                self.step(Event::State { node, state: Box::new(state) });
+            }
+            Topic::Result(node) => {
+                let Ok(result) = self.link.decode::<CommandResult>(&message) else { return };
+                self.step(Event::Result { node, result });
+            }
+            Topic::Request(node) => {
+                let Ok(request) = self.link.decode::<NodeRequest>(&message) else { return };
+                self.step(Event::Request { node, request });
+            }
+            Topic::ConsoleRequest(user) => match self.link.decode::<ConsoleRequest>(&message) {
+                Ok(request) => self.step(Event::Console { user, request }),
+                Err(error) => self.answer_unreadable(user, &error),
+            },
+            // the link watches the coordinator's own presence; the rest is our own or for others
+            Topic::CoordinatorPresence
+            | Topic::CoordinatorState
+            | Topic::CoordinatorEvent
+            | Topic::Operation(_)
+            | Topic::OperationNode(..)
+            | Topic::Info(_)
+            | Topic::Telemetry(_)
+            | Topic::Event(_)
+            | Topic::Command(_)
+            | Topic::ConsoleResponse(_) => {}
+        }
+    }
+
+    /// Somebody asked something that cannot be read: the answer says why, under an id that stands for that.
+    fn answer_unreadable(&self, user: UserName, error: &DecodeError) {
+        let Ok(id) = "unreadable".parse::<RequestId>() else { return };
+        let response = ConsoleResponse {
+            id,
+            status: ResponseStatus::Invalid,
+            code: Text::cut(error.kind()),
+            text: Text::format(format_args!("{error}")),
+            operation: None,
+            plan: heapless::Vec::new(),
+        };
+        self.publish(&Topic::ConsoleResponse(user), &response);
+    }
+}

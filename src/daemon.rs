@@ -1,0 +1,115 @@
+//! `beehive run`: the daemon of a real Pi. The agent always; on the master the coordinator too, which starts after the
+//! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
+
+use crate::agent::{self, AgentParts, AgentSettings};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::coordinator::{self, CoordinatorParts};
+use crate::engine::SimulatedEngine;
+use crate::engine::simulated::Settings;
+use crate::hal;
+use crate::host::{Host, LinuxHost};
+use crate::kube::{ControlPlane, SimulatedKubernetes};
+use crate::link::{Link, LinkConfig, OwnPresence};
+use crate::store::Store;
+use anyhow::Context;
+use beehive_mqtt::node::{BrokerTrust, Role};
+use beehive_mqtt::{Audience, Topic};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How long a drain of the simulated Kubernetes takes.
+const SIMULATED_DRAIN_MS: u64 = 500;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the state folder cannot be used, or a record in it cannot be read.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let (stop_out, stop) = watch::channel(());
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+        }
+        drop(stop_out);
+    });
+
+    if config.broker_trust() == BrokerTrust::InsecureTest {
+        tracing::warn!(
+            host = config.broker.host,
+            "insecure_test_broker: this wire is neither signed nor encrypted; verbs that destroy are refused unless the \
+             engine is the simulated one"
+        );
+    }
+    let store = Store::open(&config.state_dir)?;
+    let start = store.counter("start")?;
+    let host = Arc::new(LinuxHost::new(&config.run_dir)?);
+    let plane = match config.role {
+        Role::Master => Some(ControlPlane::open(Arc::new(store.clone())).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
+        Role::Node => None,
+    };
+    let settings = Settings { step_ms: config.engine.step_ms, ..Settings::default() };
+    let engine = SimulatedEngine::new(config.node.clone(), Arc::new(store.clone()), plane.clone(), settings)?;
+    let board = hal::open(&config, Clock);
+    let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
+    let (link, inbound) = Link::spawn(link_config(&config, config.node.as_str(), Audience::Node(config.node.clone()), presence));
+    let parts = AgentParts {
+        settings: AgentSettings::new(&config, start),
+        board,
+        engine: Arc::new(engine),
+        host: Arc::clone(&host) as Arc<dyn Host>,
+        store: store.clone(),
+        link,
+        inbound,
+    };
+    let agent = agent::run(parts, ended(stop.clone()));
+
+    match plane {
+        None => {
+            agent.await?;
+        }
+        Some(plane) => {
+            let (link, inbound) = coordinator_link(&config, start);
+            let parts = CoordinatorParts {
+                config: config.coordinator(),
+                kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
+                store,
+                link,
+                inbound,
+            };
+            // the agent's first actions are done before its future waits for the first time
+            let coordinator = coordinator::run(parts, ended(stop.clone()));
+            let (agent, coordinator) = tokio::join!(biased; agent, coordinator);
+            agent?;
+            coordinator?;
+        }
+    }
+    Ok(())
+}
+
+fn coordinator_link(config: &Config, start: u32) -> (Link, tokio::sync::mpsc::Receiver<crate::link::LinkEvent>) {
+    let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
+    let client = format!("{}-coordinator", config.node);
+    Link::spawn(link_config(config, &client, Audience::Coordinator, presence))
+}
+
+fn link_config(config: &Config, client_id: &str, audience: Audience, presence: OwnPresence) -> LinkConfig {
+    LinkConfig {
+        host: config.broker.host.clone(),
+        port: config.broker.port,
+        client_id: client_id.to_owned(),
+        crew: config.crew.clone(),
+        audience,
+        presence: Some(presence),
+    }
+}
+
+/// Resolves when the sender is dropped.
+fn ended(mut stop: watch::Receiver<()>) -> impl Future<Output = ()> {
+    async move { while stop.changed().await.is_ok() {} }
+}

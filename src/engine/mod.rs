@@ -1,0 +1,152 @@
+//! The engine: what makes this Pi a member of a Kubernetes cluster. It is told *what* is to be done and knows *how*.
+//!
+//! Each piece of work is idempotent and says what it found: done again, it answers `unchanged`. Whoever asks may drop
+//! the future at its deadline; what the step had begun by then is found, and named, by the next one.
+//!
+//! | module | engine |
+//! | --- | --- |
+//! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
+
+pub mod simulated;
+
+use std::fmt;
+
+use beehive_mqtt::command::JoinCredential;
+use beehive_mqtt::node::EngineState;
+use beehive_mqtt::{ClusterId, Text};
+use futures_util::future::BoxFuture;
+
+pub use simulated::SimulatedEngine;
+
+/// A piece of work for the engine of this Pi.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineWork {
+    /// Start a new cluster with this Pi as its control plane.
+    Initialise {
+        /// The cluster's id.
+        cluster: ClusterId,
+        /// The wanted version; empty means the one that is installed.
+        version: Text<32>,
+    },
+    /// Join a cluster.
+    Join {
+        /// Which.
+        cluster: ClusterId,
+        /// The control plane's address.
+        server: Text<128>,
+        /// The wanted version; empty means the one that is installed.
+        version: Text<32>,
+        /// What lets this Pi in, once.
+        credential: JoinCredential,
+    },
+    /// Stop the engine and keep what it has.
+    Stop,
+    /// Start the engine again after a stop.
+    Start,
+    /// Remove everything that the engine left, whatever state it is in.
+    Reset,
+    /// Keep a copy of the cluster's state. On the control plane only.
+    Snapshot,
+    /// Apply the add-ons. On the control plane only.
+    AddOns,
+}
+
+impl EngineWork {
+    /// The work without its arguments.
+    pub fn verb(&self) -> EngineVerb {
+        match self {
+            Self::Initialise { .. } => EngineVerb::Initialise,
+            Self::Join { .. } => EngineVerb::Join,
+            Self::Stop => EngineVerb::Stop,
+            Self::Start => EngineVerb::Start,
+            Self::Reset => EngineVerb::Reset,
+            Self::Snapshot => EngineVerb::Snapshot,
+            Self::AddOns => EngineVerb::AddOns,
+        }
+    }
+}
+
+/// [`EngineWork`] without its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineVerb {
+    /// [`EngineWork::Initialise`]
+    Initialise,
+    /// [`EngineWork::Join`]
+    Join,
+    /// [`EngineWork::Stop`]
+    Stop,
+    /// [`EngineWork::Start`]
+    Start,
+    /// [`EngineWork::Reset`]
+    Reset,
+    /// [`EngineWork::Snapshot`]
+    Snapshot,
+    /// [`EngineWork::AddOns`]
+    AddOns,
+}
+
+impl EngineVerb {
+    /// The word for logs and for the demo's scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initialise => "initialise",
+            Self::Join => "join",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Reset => "reset",
+            Self::Snapshot => "snapshot",
+            Self::AddOns => "add-ons",
+        }
+    }
+}
+
+impl fmt::Display for EngineVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What came of a piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineDone {
+    /// A stable word: `done`, or `unchanged` where nothing had to be done.
+    pub code: &'static str,
+    /// What was found and done, for people.
+    pub detail: String,
+}
+
+/// Whether a step that failed left something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Nothing was changed.
+    Clean,
+    /// Something was; a reset mends it.
+    HalfDone,
+}
+
+/// Why a piece of work did not come off.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct EngineError {
+    /// A stable word, such as `no-cluster`, `other-cluster`, `half-done`, `bad-credential`, `disk`.
+    pub code: &'static str,
+    /// A sentence: what happened, why, what to do.
+    pub reason: String,
+    /// What it left.
+    pub half: Half,
+}
+
+/// An engine.
+pub trait Engine: Send + Sync {
+    /// Its name in the configuration: `simulated`.
+    fn kind(&self) -> &'static str;
+
+    /// Does `work`, after whatever was asked for before it. The future may be dropped; see the module's text.
+    ///
+    /// # Errors
+    /// The future's error names the step, the reason and whether something was left half-done.
+    fn perform(&self, work: EngineWork) -> BoxFuture<'static, Result<EngineDone, EngineError>>;
+
+    /// The state as last known. Cheap: it never waits for a step or for the disk.
+    fn state(&self) -> EngineState;
+}

@@ -1,0 +1,177 @@
+//! The board below the agent: the SHIM's button and LED, the Pi's own LEDs, the PoE HAT.
+//!
+//! Whatever is missing, held by somebody else or broken becomes the status of a [`Part`]; the agent works without it.
+//! **No backend can name the SHIM's power line**: the only line number that this module knows is the button's
+//! ([`beehive_board::cut::BUTTON_LINE`]), and no function takes one.
+//!
+//! | module | way to the hardware |
+//! | --- | --- |
+//! | [`simulated`] | none; turned by knobs, for the demo and the tests |
+
+pub mod poe_hat;
+pub mod simulated;
+
+use std::fmt;
+
+use beehive_board::feed::HatReading;
+use beehive_board::gesture::Level;
+use beehive_board::led::Light;
+use beehive_board::shim::ButtonLine;
+use beehive_board::time::Instant;
+use beehive_mqtt::Text;
+use beehive_mqtt::node::{Part, PartStatus};
+use tokio::sync::mpsc;
+
+/// Edges that the agent has not taken yet. A person makes a few a second; bounce makes some more within milliseconds.
+pub const MAX_EDGES: usize = 64;
+
+/// A change of the button's line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edge {
+    /// When, on the clock of [`crate::clock::Clock`]; from the kernel's time stamp where the backend has one.
+    pub at: Instant,
+    /// What the line changed to.
+    pub level: Level,
+}
+
+/// Why a part of the board does not do as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct HalError {
+    /// A stable word: `line`, `led`, `bus`.
+    pub code: &'static str,
+    /// A sentence: what happened, where, why.
+    pub reason: String,
+}
+
+/// The line that is the SHIM's button and its LED.
+///
+/// It is only ever an input with pull-up, or driven low. While it is driven no edges come, and a level that is read is
+/// our own LED: read it only after [`set_led`](Self::set_led) with `Dark` and [`beehive_board::shim::SETTLE_MS`]. The
+/// driver [`beehive_board::shim::Shim`] sees to that; a `Box<dyn Button>` is the line that it asks for.
+pub trait Button: Send {
+    /// The level of the line.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn level(&mut self) -> Result<Level, HalError>;
+
+    /// `Lit` drives the line low, `Dark` gives it back as an input with pull-up.
+    ///
+    /// # Errors
+    /// If the line cannot be changed.
+    fn set_led(&mut self, light: Light) -> Result<(), HalError>;
+}
+
+impl ButtonLine for Box<dyn Button> {
+    type Error = HalError;
+
+    fn level(&mut self) -> Result<Level, HalError> {
+        (**self).level()
+    }
+
+    fn light(&mut self) -> Result<(), HalError> {
+        self.set_led(Light::Lit)
+    }
+
+    fn release(&mut self) -> Result<(), HalError> {
+        self.set_led(Light::Dark)
+    }
+}
+
+/// One of the Pi's own LEDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Led {
+    /// The green one.
+    Act,
+    /// The red one.
+    Pwr,
+}
+
+impl Led {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Act, Self::Pwr];
+
+    /// Its name on the board.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Act => "ACT",
+            Self::Pwr => "PWR",
+        }
+    }
+}
+
+impl fmt::Display for Led {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The Pi's own LEDs. Dropped, they are given back to what drove them before.
+pub trait Leds: Send {
+    /// Switches one of them. One that this Pi does not have is left out silently: the other shows the same.
+    ///
+    /// # Errors
+    /// If the LED is there and cannot be switched.
+    fn set(&mut self, led: Led, light: Light) -> Result<(), HalError>;
+}
+
+/// Whether there was an over-current since the last poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverCurrent {
+    /// No, or the same one still.
+    None,
+    /// A new one.
+    New,
+}
+
+/// What the sensors say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SensorReport {
+    /// The PoE HAT.
+    pub hat: HatReading,
+    /// Its over-current flag.
+    pub over_current: OverCurrent,
+    /// The fan's duty, 0 to 255, where it can be read.
+    pub fan_duty: Option<u8>,
+    /// How the HAT is.
+    pub part: Part,
+}
+
+/// The PoE HAT's sensors.
+pub trait Sensors: Send {
+    /// Reads them. It may block for some milliseconds on the bus. `now` is the time of the reading.
+    fn poll(&mut self, now: Instant) -> SensorReport;
+}
+
+/// What was found of the board at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoardInfo {
+    /// The way to the pins that is in use.
+    pub pins: Text<32>,
+    /// The SHIM's button.
+    pub button: Part,
+    /// The PoE HAT; each [`SensorReport`] renews it.
+    pub poe_hat: Part,
+    /// The Pi's own LEDs.
+    pub leds: Part,
+}
+
+/// The board.
+pub struct Board {
+    /// The SHIM's line, where there is one.
+    pub button: Option<Box<dyn Button>>,
+    /// Its edges. Without a button the channel is closed.
+    pub edges: mpsc::Receiver<Edge>,
+    /// The Pi's own LEDs, where there are any.
+    pub leds: Option<Box<dyn Leds>>,
+    /// The PoE HAT's sensors; there always are some, if only to say that there is no HAT.
+    pub sensors: Box<dyn Sensors>,
+    /// What was found.
+    pub info: BoardInfo,
+}
+
+/// A part with `status` and why.
+fn part(status: PartStatus, detail: impl fmt::Display) -> Part {
+    Part { status, detail: Text::format(format_args!("{detail}")) }
+}

@@ -1,0 +1,337 @@
+//! The connection to the broker: one task that polls rumqttc, and a handle that anybody may publish with.
+//!
+//! Facts it rests on (rumqttc 0.25.1, tried against mosquitto 2.0.11):
+//! - after a lost session rumqttc drops what it had accepted, and a resend can stall it for good: **client and event loop
+//!   are built anew after every error**, and what matters waits in an outbox of our own (`outbox`);
+//! - `poll` is not cancel safe while it writes, so the task never abandons one that it means to continue;
+//! - a packet above the client's limit ends the connection, and a retained one would do so for ever: subscriptions are by
+//!   kind, never `#`, and the broker's `message_size_limit` has to be below
+//!   [`beehive_mqtt::codec::MAX_PACKET_BYTES`];
+//! - a half-open connection is noticed after two keep-alives.
+//!
+//! On each connection, in this order: subscribe, own presence, every retained topic, what waited. [`LinkEvent::Up`] comes
+//! when the broker has confirmed the subscriptions, so an answer to what is asked after it is not missed.
+//!
+//! Presence: the last will says offline, with the same (start, connection) as the online that follows. A broker may
+//! publish an old will late; the link subscribes to its own presence (as its [`Audience`] does) and says online again.
+
+mod outbox;
+mod refused;
+mod task;
+
+pub use outbox::Dropped;
+pub use refused::{Refusal, RefusedKind, Retained};
+
+use beehive_mqtt::node::Refused;
+use beehive_mqtt::{Audience, CrewName, DecodeError, EncodeError, Payload, Text, Topic, decode, encode};
+use outbox::{Full, Outbox, Outgoing};
+use refused::Counters;
+use rumqttc::AsyncClient;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// The most events that wait for the user of the link. Beyond it the link stops reading, and so does the broker in turn:
+/// memory stays bounded and nothing is lost. Enough for the retained messages of the largest crew at once.
+const EVENTS: usize = 512;
+
+/// How long an orderly end may take: two round trips on a slow network, and well below systemd's patience.
+const CLOSE_MS: u64 = 2_000;
+
+/// Where to connect, and as whom.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// The broker's name or address.
+    pub host: String,
+    /// The broker's port.
+    pub port: u16,
+    /// Who we are at the broker. Of two clients with one id the broker throws out the older: it must be unique, and
+    /// without a slash (which stops rumqttd).
+    pub client_id: String,
+    /// The crew.
+    pub crew: CrewName,
+    /// What is subscribed to.
+    pub audience: Audience,
+    /// The presence that is kept, if any.
+    pub presence: Option<OwnPresence>,
+}
+
+/// The presence that a link keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPresence {
+    /// Where it is published.
+    pub topic: Topic,
+    /// The number of this start of the process, as [`crate::store::Store::counter`] gives it.
+    pub start: u32,
+}
+
+/// What a link tells its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Connected and subscribed.
+    Up {
+        /// The number of this connection within the process.
+        connection: u32,
+    },
+    /// Not connected. It comes when a connection ends, when the first attempt fails, and whenever the reason changes;
+    /// the link goes on trying by itself.
+    Down {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A message.
+    Message(Incoming),
+    /// A message was refused, counted and logged. Left out when the user is far behind.
+    Refused {
+        /// Its topic, shortened, without control characters.
+        topic: String,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+/// A message that passed the screening: a topic of this crew, retained only where that is allowed, not too long. Its
+/// payload is not read yet; see [`Link::decode`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// Its topic.
+    pub topic: Topic,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+    /// Whether the broker had kept it.
+    pub retained: Retained,
+}
+
+impl Incoming {
+    /// Whether this says that a retained topic has been cleared.
+    pub fn is_cleared(&self) -> bool {
+        self.payload.is_empty() && self.topic.retention() == beehive_mqtt::topic::Retention::Retained
+    }
+}
+
+/// The state of the simulated network, for the demo and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// As usual.
+    Up,
+    /// No connection, and none is tried.
+    Cut,
+}
+
+/// Whether `host` is this machine: a loopback address or `localhost`.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What the task is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    Run,
+    Cut,
+    Close { reason: Text<64> },
+    Abandon,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Control {
+    mode: Mode,
+    /// How often the network was cut: a short cut is not missed.
+    cuts: u32,
+}
+
+/// What handle and task have in common.
+struct Shared {
+    crew: CrewName,
+    lane: Mutex<Lane>,
+    counters: Mutex<Counters>,
+}
+
+/// The outbox and the client that it feeds.
+struct Lane {
+    outbox: Outbox,
+    client: Option<AsyncClient>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // what is inside is whole between any two statements, so a panic of somebody else does not spoil it
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lane {
+    fn pump(&mut self) {
+        let Some(client) = &self.client else { return };
+        self.outbox.pump(Instant::now(), |out: &Outgoing| {
+            let retain = match out.retention {
+                beehive_mqtt::topic::Retention::Retained => true,
+                beehive_mqtt::topic::Retention::Passing => false,
+            };
+            client
+                .try_publish(out.topic.as_str(), task::quality(out.delivery), retain, out.payload.as_slice())
+                .map_err(|_| Full)
+        });
+    }
+}
+
+impl Shared {
+    fn put(&self, topic: &Topic, payload: Vec<u8>) {
+        let name = topic.name(&self.crew);
+        let mut lane = locked(&self.lane);
+        lane.outbox.put(topic, &name, payload, Instant::now());
+        lane.pump();
+    }
+
+    fn refuse(&self, kind: RefusedKind, topic: &str, why: &dyn fmt::Display) {
+        let due = locked(&self.counters).count(kind, Instant::now());
+        if let Some(unlogged) = due {
+            refused::log(kind, topic, why, unlogged);
+        }
+    }
+}
+
+/// The handle of a link. When its last clone is dropped, the link ends without a farewell, as with [`Link::abandon`].
+#[derive(Clone)]
+pub struct Link(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    control: watch::Sender<Control>,
+    /// The task holds the other half until it ends.
+    ended: watch::Receiver<()>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("crew", &self.0.shared.crew).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Starts the link's task. It has to be called within a tokio runtime. It connects, and connects again after every
+    /// loss, until [`Link::close`] or [`Link::abandon`].
+    ///
+    /// The events have to be read: while [`EVENTS`] of them wait, the link stands still. Who does not care drops the
+    /// receiver.
+    pub fn spawn(config: LinkConfig) -> (Self, mpsc::Receiver<LinkEvent>) {
+        let shared = Arc::new(Shared {
+            crew: config.crew.clone(),
+            lane: Mutex::new(Lane { outbox: Outbox::new(), client: None }),
+            counters: Mutex::new(Counters::default()),
+        });
+        let (control, control_in) = watch::channel(Control { mode: Mode::Run, cuts: 0 });
+        let (ended_out, ended) = watch::channel(());
+        let (events, events_in) = mpsc::channel(EVENTS);
+        let task = task::Task::new(config, Arc::clone(&shared), control_in, events);
+        tokio::spawn(async move {
+            task.run().await;
+            drop(ended_out);
+        });
+        (Self(Arc::new(Handle { shared, control, ended })), events_in)
+    }
+
+    /// Publishes `payload` at `topic`, now or as soon as the topic's kind allows (see the table in `outbox`): the latest
+    /// of each retained topic, and events, results and answers, outlive a lost connection; telemetry, commands and
+    /// requests do not. It never waits.
+    ///
+    /// # Errors
+    /// If the payload is larger than its kind may be. Nothing is sent then.
+    pub fn publish<P: Payload>(&self, topic: &Topic, payload: &P) -> Result<(), EncodeError> {
+        self.0.shared.put(topic, encode(payload)?);
+        Ok(())
+    }
+
+    /// Removes the retained message at `topic` from the broker, and forgets it here. If there is no connection, with the
+    /// next one.
+    pub fn clear(&self, topic: &Topic) {
+        let name = topic.name(&self.0.shared.crew);
+        let mut lane = locked(&self.0.shared.lane);
+        lane.outbox.clear(topic, &name, Instant::now());
+        lane.pump();
+    }
+
+    /// Reads a message; what cannot be read is counted and logged once a kind and minute.
+    ///
+    /// # Errors
+    /// Says why it cannot be read, for the answer where there is somebody to answer.
+    pub fn decode<P: Payload>(&self, message: &Incoming) -> Result<P, DecodeError> {
+        decode(&message.payload).inspect_err(|error| self.count_refused(&message.topic, error))
+    }
+
+    /// Counts a message that a user of the link could not read, and logs it once a kind and minute.
+    pub fn count_refused(&self, topic: &Topic, error: &DecodeError) {
+        self.0.shared.refuse(error.into(), &topic.name(&self.0.shared.crew), error);
+    }
+
+    /// How many messages were refused since the start.
+    pub fn refused(&self) -> Refused {
+        locked(&self.0.shared.counters).counts()
+    }
+
+    /// How many outgoing messages were given up since the start.
+    pub fn dropped(&self) -> Dropped {
+        locked(&self.0.shared.lane).outbox.dropped()
+    }
+
+    /// Ends in order: says offline with `reason`, waits until the broker has everything, disconnects. It takes two
+    /// seconds at most; without a connection it ends at once. What is published afterwards goes nowhere.
+    pub async fn close(&self, reason: &str) {
+        self.end(Mode::Close { reason: Text::cut(reason) });
+        let mut ended = self.0.ended.clone();
+        // an error is what we wait for: the task has ended and its half is dropped
+        let patience = Duration::from_millis(CLOSE_MS) + Duration::from_millis(500);
+        if tokio::time::timeout(patience, async { while ended.changed().await.is_ok() {} }).await.is_err() {
+            self.abandon();
+        }
+    }
+
+    /// Ends as if the power went: the connection is dropped, and the broker publishes the last will.
+    pub fn abandon(&self) {
+        self.end(Mode::Abandon);
+    }
+
+    fn end(&self, mode: Mode) {
+        self.0.control.send_if_modified(|control| {
+            let ends = match (&control.mode, &mode) {
+                (Mode::Run | Mode::Cut, _) | (Mode::Close { .. }, Mode::Abandon) => true,
+                (Mode::Close { .. } | Mode::Abandon, _) => false,
+            };
+            if ends {
+                control.mode = mode.clone();
+            }
+            ends
+        });
+    }
+
+    /// Cuts this link off the network, or lets it back. While cut it drops its connection and tries no other. (The broker
+    /// sees the connection end at once; on a real network it would notice after its keep-alive.)
+    pub fn set_network(&self, network: Network) {
+        self.0.control.send_if_modified(|control| match (&control.mode, network) {
+            (Mode::Run, Network::Cut) => {
+                control.mode = Mode::Cut;
+                control.cuts = control.cuts.wrapping_add(1);
+                true
+            }
+            (Mode::Cut, Network::Up) => {
+                control.mode = Mode::Run;
+                true
+            }
+            (Mode::Run, Network::Up) | (Mode::Cut, Network::Cut) | (Mode::Close { .. } | Mode::Abandon, _) => false,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "::1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "10.0.0.1", "0.0.0.0", "::", "localhost.example", "127.0.0.1.example", "bee42-crew-01-001"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The task that polls. It alone touches rumqttc's event loop; see the module above for the facts.
+
+use super::refused::{self, RefusedKind, Retained};
+use super::{CLOSE_MS, Control, Incoming, LinkConfig, LinkEvent, Mode, OwnPresence, Shared, is_loopback, locked};
+use beehive_mqtt::codec::MAX_PACKET_BYTES;
+use beehive_mqtt::node::{Connection, Presence};
+use beehive_mqtt::topic::Delivery;
+use beehive_mqtt::{Text, decode, encode};
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
+    Packet, Publish, QoS, StateError, SubAck, SubscribeFilter, SubscribeReasonCode,
+};
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+/// The design's figure: a dead connection is noticed after twice this, and the application's heartbeat is as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long the broker may take to accept a connection, in seconds.
+const CONNECT_S: u64 = 5;
+
+/// How long the broker may take to confirm the subscriptions. It answers in order and at once; one that does not is not
+/// worth staying with.
+const SUBSCRIBE: Duration = Duration::from_secs(5);
+
+/// How many requests rumqttc holds for us. Small: what waits belongs into our outbox, where it can be replaced.
+const REQUESTS: usize = 32;
+
+/// A connection that held this long was a good one: after it the delays begin anew.
+const GOOD: Duration = Duration::from_secs(5);
+
+pub(super) fn quality(delivery: Delivery) -> QoS {
+    match delivery {
+        Delivery::AtMostOnce => QoS::AtMostOnce,
+        Delivery::AtLeastOnce => QoS::AtLeastOnce,
+    }
+}
+
+/// The delays between attempts: doubling, with jitter, so that a crew does not fall upon a broker that has just started
+/// all at once.
+#[derive(Debug)]
+struct Backoff {
+    first_ms: u64,
+    /// The bound for the first attempts; on loopback only this host's own programs come, so they may come often.
+    early_bound_ms: u64,
+    failures: u32,
+}
+
+impl Backoff {
+    const EARLY: u32 = 10;
+    const BOUND_MS: u64 = 5_000;
+
+    fn new(host: &str) -> Self {
+        if is_loopback(host) {
+            Self { first_ms: 100, early_bound_ms: 1_000, failures: 0 }
+        } else {
+            Self { first_ms: 250, early_bound_ms: Self::BOUND_MS, failures: 0 }
+        }
+    }
+
+    /// The delay after an attempt, or a connection, that lasted this long. `chance` is between 0 and 1.
+    fn after(&mut self, lasted: Duration, chance: f64) -> Duration {
+        if lasted >= GOOD + Duration::from_secs(CONNECT_S) {
+            self.failures = 0;
+        }
+        let bound = if self.failures < Self::EARLY { self.early_bound_ms } else { Self::BOUND_MS };
+        let full = self.first_ms.saturating_mul(1 << self.failures.min(16)).min(bound);
+        self.failures = self.failures.saturating_add(1);
+        Duration::from_millis(full).mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+    }
+}
+
+/// A number between 0 and 1, from the kernel's randomness.
+fn chance() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
+/// How a connection ended.
+enum End {
+    /// Against our will.
+    Lost(String),
+    /// As we were told.
+    Stopped,
+}
+
+/// Where a connection is.
+enum Phase {
+    Subscribing { until: tokio::time::Instant },
+    Running,
+    Closing { until: tokio::time::Instant, farewell: Farewell },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// Something still waits to be sent or acknowledged.
+    Pending,
+    /// The disconnect has been asked for.
+    Asked,
+}
+
+pub(super) struct Task {
+    config: LinkConfig,
+    shared: Arc<Shared>,
+    control: watch::Receiver<Control>,
+    events: mpsc::Sender<LinkEvent>,
+    backoff: Backoff,
+    connection: u32,
+    /// The last reason that was told, so that each is told once.
+    told: Option<String>,
+}
+
+/// Returns when the connection is to be given up: closed, abandoned, or cut since `cuts`.
+async fn stop(control: &mut watch::Receiver<Control>, cuts: u32) {
+    // an error: no handle is left, which counts as abandoned
+    let _ = control.wait_for(|control| control.mode != Mode::Run || control.cuts != cuts).await;
+}
+
+/// Returns when the link is to end.
+async fn end(control: &mut watch::Receiver<Control>) {
+    let _ = control.wait_for(|control| matches!(control.mode, Mode::Close { .. } | Mode::Abandon)).await;
+}
+
+/// Returns when the link is to end without a farewell.
+async fn abandoned(control: &mut watch::Receiver<Control>) {
+    let _ = control.wait_for(|control| control.mode == Mode::Abandon).await;
+}
+
+impl Task {
+    pub(super) fn new(
+        config: LinkConfig,
+        shared: Arc<Shared>,
+        control: watch::Receiver<Control>,
+        events: mpsc::Sender<LinkEvent>,
+    ) -> Self {
+        let backoff = Backoff::new(&config.host);
+        Self { config, shared, control, events, backoff, connection: 0, told: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let Control { mode, cuts } = self.now();
+            match mode {
+                Mode::Close { .. } | Mode::Abandon => break,
+                Mode::Cut => {
+                    self.down("the network is cut".to_owned()).await;
+                    let _ = self.control.wait_for(|control| control.mode != Mode::Cut).await;
+                    continue;
+                }
+                Mode::Run => {}
+            }
+            self.connection = self.connection.saturating_add(1);
+            let started = Instant::now();
+            let end = self.connect(cuts).await;
+            {
+                let mut lane = locked(&self.shared.lane);
+                lane.client = None;
+                lane.outbox.disconnected();
+            }
+            match end {
+                End::Stopped => {}
+                End::Lost(reason) => {
+                    self.down(reason).await;
+                    let delay = self.backoff.after(started.elapsed(), chance());
+                    tokio::select! {
+                        biased;
+                        () = stop(&mut self.control, cuts) => {}
+                        () = tokio::time::sleep(delay) => {}
+                    }
+                }
+            }
+        }
+        tracing::debug!(broker = %self.address(), "the link has ended");
+    }
+
+    /// What is asked of the task; with no handle left, that it ends.
+    fn now(&self) -> Control {
+        let control = self.control.borrow().clone();
+        if self.control.has_changed().is_err() { Control { mode: Mode::Abandon, ..control } } else { control }
+    }
+
+    fn address(&self) -> String {
+        match self.config.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]:{}", self.config.port),
+            Err(_) => format!("{}:{}", self.config.host, self.config.port),
+        }
+    }
+
+    fn presence(&self, status: Connection, reason: Text<64>) -> Option<(&OwnPresence, Presence)> {
+        let own = self.config.presence.as_ref()?;
+        Some((own, Presence { status, start: own.start, connection: self.connection, reason }))
+    }
+
+    fn online(&self) -> Option<(&OwnPresence, Presence)> {
+        self.presence(Connection::Online, Text::cut("connected"))
+    }
+
+    fn options(&self) -> MqttOptions {
+        // rumqttc joins host and port with a colon
+        let host = match self.config.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => self.config.host.clone(),
+        };
+        let mut options = MqttOptions::new(&self.config.client_id, host, self.config.port);
+        options.set_keep_alive(KEEP_ALIVE);
+        options.set_clean_session(true);
+        options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
+        if let Some((own, presence)) = self.presence(Connection::Offline, Text::cut("connection lost")) {
+            match encode(&presence) {
+                Ok(payload) => {
+                    let name = own.topic.name(&self.config.crew);
+                    options.set_last_will(LastWill::new(name.as_str(), payload, QoS::AtLeastOnce, true));
+                }
+                Err(error) => tracing::error!(%error, "there will be no last will"),
+            }
+        }
+        options
+    }
+
+    /// One connection, from the first packet to the end.
+    async fn connect(&mut self, cuts: u32) -> End {
+        let (client, mut event_loop) = AsyncClient::new(self.options(), REQUESTS);
+        let mut network = NetworkOptions::new();
+        // small messages that are answered: to wait for more to send would cost 40 ms each time
+        network.set_tcp_nodelay(true);
+        network.set_connection_timeout(CONNECT_S);
+        event_loop.set_network_options(network);
+        let mut connecting = Box::pin(async move {
+            let first = event_loop.poll().await;
+            (event_loop, first)
+        });
+        let (event_loop, first) = tokio::select! {
+            biased;
+            () = stop(&mut self.control, cuts) => {
+                // A client that vanishes while it connects can stop rumqttd for good (rumqtt issue 1062): let it arrive
+                // first. It has a time-out of its own.
+                tokio::spawn(connecting);
+                return End::Stopped;
+            }
+            done = &mut connecting => done,
+        };
+        match first {
+            Err(error) => {
+                return End::Lost(format!(
+                    "cannot connect to the broker at {}: {}",
+                    self.address(),
+                    self.explain(&error)
+                ));
+            }
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {}
+            Ok(other) => {
+                return End::Lost(format!("the broker at {} begins with {other:?}", self.address()));
+            }
+        }
+        let filters = self.config.audience.subscriptions(&self.config.crew);
+        let filters = filters
+            .into_iter()
+            .map(|wanted| SubscribeFilter::new(wanted.filter.as_str().to_owned(), quality(wanted.delivery)));
+        if client.try_subscribe_many(filters).is_err() {
+            return End::Lost("cannot subscribe: the client's queue is full at its start".to_owned());
+        }
+        {
+            let presence = self.online().and_then(|(own, presence)| Some((own, encode(&presence).ok()?)));
+            let name = presence.as_ref().map(|(own, _)| own.topic.name(&self.config.crew));
+            let mut lane = locked(&self.shared.lane);
+            lane.client = Some(client.clone());
+            lane.outbox.connected(match (presence, &name) {
+                (Some((own, payload)), Some(name)) => Some((&own.topic, name, payload)),
+                (Some(_) | None, _) => None,
+            });
+            lane.pump();
+        }
+        self.serve(cuts, &client, event_loop).await
+    }
+
+    /// Polls until the connection ends.
+    async fn serve(&mut self, cuts: u32, client: &AsyncClient, mut event_loop: EventLoop) -> End {
+        let mut phase = Phase::Subscribing { until: tokio::time::Instant::now() + SUBSCRIBE };
+        loop {
+            let event = {
+                // held until it is done: a poll that is dropped while it writes loses the packet
+                let poll = event_loop.poll();
+                tokio::pin!(poll);
+                loop {
+                    match phase {
+                        Phase::Subscribing { until } => tokio::select! {
+                            biased;
+                            () = stop(&mut self.control, cuts) => {}
+                            () = sleep_until(until) => {
+                                return End::Lost(format!("the broker at {} does not confirm the subscriptions", self.address()));
+                            }
+                            event = &mut poll => break event,
+                        },
+                        Phase::Running => tokio::select! {
+                            biased;
+                            () = stop(&mut self.control, cuts) => {}
+                            event = &mut poll => break event,
+                        },
+                        Phase::Closing { until, .. } => tokio::select! {
+                            biased;
+                            () = abandoned(&mut self.control) => return End::Stopped,
+                            () = sleep_until(until) => {
+                                tracing::warn!(broker = %self.address(), "the broker did not take everything in time");
+                                return End::Stopped;
+                            }
+                            event = &mut poll => break event,
+                        },
+                    }
+                    match self.now().mode {
+                        Mode::Close { reason } => {
+                            if let Some((own, presence)) = self.presence(Connection::Offline, reason) {
+                                self.say(own, &presence);
+                            }
+                            let until = tokio::time::Instant::now() + Duration::from_millis(CLOSE_MS);
+                            phase = Phase::Closing { until, farewell: farewell(&self.shared, client) };
+                        }
+                        Mode::Run | Mode::Cut | Mode::Abandon => return End::Stopped,
+                    }
+                }
+            };
+            match event {
+                Err(error) => {
+                    return match phase {
+                        Phase::Closing { .. } => End::Stopped,
+                        Phase::Subscribing { .. } | Phase::Running => {
+                            End::Lost(format!("lost the broker at {}: {}", self.address(), self.explain(&error)))
+                        }
+                    };
+                }
+                Ok(Event::Incoming(Packet::SubAck(SubAck { return_codes, .. }))) => {
+                    if return_codes.contains(&SubscribeReasonCode::Failure) {
+                        return End::Lost(format!(
+                            "the broker at {} refuses a subscription; its access rules have to let {:?} read its topics",
+                            self.address(),
+                            self.config.client_id
+                        ));
+                    }
+                    self.running(&mut phase).await;
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    self.running(&mut phase).await;
+                    match phase {
+                        Phase::Running => self.receive(cuts, publish).await,
+                        Phase::Subscribing { .. } | Phase::Closing { .. } => {}
+                    }
+                }
+                Ok(Event::Incoming(Packet::PubAck(acknowledgement))) => {
+                    locked(&self.shared.lane).outbox.acknowledged(acknowledgement.pkid);
+                }
+                Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => {
+                    locked(&self.shared.lane).outbox.on_the_wire(packet_id);
+                }
+                Ok(Event::Outgoing(Outgoing::Disconnect)) => return End::Stopped,
+                Ok(Event::Incoming(_) | Event::Outgoing(_)) => {}
+            }
+            match &mut phase {
+                Phase::Subscribing { .. } | Phase::Running => locked(&self.shared.lane).pump(),
+                Phase::Closing { farewell: said, .. } => match said {
+                    Farewell::Pending => *said = farewell(&self.shared, client),
+                    Farewell::Asked => {}
+                },
+            }
+        }
+    }
+
+    /// The subscriptions are confirmed (or their first message is here, which says as much).
+    async fn running(&mut self, phase: &mut Phase) {
+        match phase {
+            Phase::Subscribing { .. } => {
+                *phase = Phase::Running;
+                tracing::info!(broker = %self.address(), connection = self.connection, "connected");
+                self.told = None;
+                self.tell(LinkEvent::Up { connection: self.connection }).await;
+            }
+            Phase::Running | Phase::Closing { .. } => {}
+        }
+    }
+
+    async fn down(&mut self, reason: String) {
+        if self.told.as_ref() == Some(&reason) {
+            return;
+        }
+        tracing::warn!(reason, "not connected");
+        self.told = Some(reason.clone());
+        self.tell(LinkEvent::Down { reason }).await;
+    }
+
+    /// Tells the user, waiting for room if need be.
+    async fn tell(&mut self, event: LinkEvent) {
+        tokio::select! {
+            biased;
+            permit = self.events.reserve() => if let Ok(permit) = permit { permit.send(event) },
+            () = end(&mut self.control) => {}
+        }
+    }
+
+    async fn receive(&mut self, cuts: u32, publish: Publish) {
+        let retained = if publish.retain { Retained::Yes } else { Retained::No };
+        match refused::screen(&self.config.crew, &publish.topic, publish.payload.len(), retained) {
+            Err(why) => {
+                self.shared.refuse(why.kind(), &publish.topic, &why);
+                // a flood of refused messages must not hold up the others
+                let _ = self.events.try_send(LinkEvent::Refused { topic: refused::shown(&publish.topic), why });
+            }
+            Ok(topic) => {
+                if self.config.presence.as_ref().is_some_and(|own| own.topic == topic) {
+                    self.see_own_presence(&publish.payload);
+                }
+                let message = LinkEvent::Message(Incoming { topic, payload: publish.payload.into(), retained });
+                tokio::select! {
+                    biased;
+                    permit = self.events.reserve() => if let Ok(permit) = permit { permit.send(message) },
+                    () = stop(&mut self.control, cuts) => {}
+                }
+            }
+        }
+    }
+
+    /// Says online again when something else stands where our presence should: the last will of an earlier connection,
+    /// or what somebody else wrote.
+    fn see_own_presence(&self, payload: &[u8]) {
+        let Some((own, online)) = self.online() else { return };
+        match decode::<Presence>(payload) {
+            Ok(seen) if seen.order() > online.order() => tracing::warn!(
+                seen_start = seen.start,
+                start = online.start,
+                "the broker knows a later start of this program than this one, so nobody will believe this one's \
+                 presence: another program runs under this name, or the stored start number is lost"
+            ),
+            Ok(Presence { status: Connection::Online, start, connection, .. })
+                if (start, connection) == online.order() => {}
+            Ok(_) | Err(_) => self.say(own, &online),
+        }
+    }
+
+    fn say(&self, own: &OwnPresence, presence: &Presence) {
+        match encode(presence) {
+            Ok(payload) => self.shared.put(&own.topic, payload),
+            Err(error) => tracing::error!(%error, "cannot say how it is with the connection"),
+        }
+    }
+
+    /// What rumqttc means, for people.
+    fn explain(&self, error: &ConnectionError) -> String {
+        match error {
+            ConnectionError::Io(error) => error.to_string(),
+            ConnectionError::NetworkTimeout => format!("no answer within {CONNECT_S} s"),
+            ConnectionError::ConnectionRefused(code) => match code {
+                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+                    format!("it does not let {:?} in", self.config.client_id)
+                }
+                other => format!("it refuses {:?}: {other:?}", self.config.client_id),
+            },
+            ConnectionError::MqttState(StateError::ConnectionAborted) => "it closed the connection".to_owned(),
+            ConnectionError::MqttState(StateError::AwaitPingResp) => "it stopped answering".to_owned(),
+            ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::Io(error))) => error.to_string(),
+            ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(
+                bytes,
+            ))) => {
+                let why = format!(
+                    "a packet of {bytes} bytes, more than the {MAX_PACKET_BYTES} of this protocol; set the broker's \
+                     message size limit below that, and clear the topic if the message is retained"
+                );
+                self.shared.refuse(RefusedKind::Oversized, "", &why);
+                why
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Asks for the disconnect once everything is with the broker.
+fn farewell(shared: &Shared, client: &AsyncClient) -> Farewell {
+    let mut lane = locked(&shared.lane);
+    lane.pump();
+    if lane.outbox.is_idle() && client.try_disconnect().is_ok() { Farewell::Asked } else { Farewell::Pending }
+}

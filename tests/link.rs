@@ -1,0 +1,553 @@
+//! The link against a real mosquitto that is killed, restarted, and fed by strangers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use beehive::link::{Incoming, Link, LinkConfig, LinkEvent, Network, OwnPresence, Refusal, Retained};
+use beehive_mqtt::command::{Command, Verb, VerbName};
+use beehive_mqtt::node::{
+    CommandResult, CommandStatus, Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState,
+    PowerPhase, Presence, Refused, Telemetry,
+};
+use beehive_mqtt::{Audience, BootId, CrewName, NodeName, Payload, Text, Topic, TopicError, decode, encode};
+use common::{MESSAGE_SIZE_LIMIT, Mosquitto, Plain, Retain, soon};
+use tokio::sync::mpsc::Receiver;
+
+const START: u32 = 7;
+
+fn crew() -> CrewName {
+    "c1".parse().unwrap()
+}
+
+fn name(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn n1(leaf: fn(NodeName) -> Topic) -> Topic {
+    leaf(name("n1"))
+}
+
+fn wire(topic: &Topic) -> String {
+    topic.name(&crew()).as_str().to_owned()
+}
+
+fn config(port: u16, id: &str, audience: Audience, presence: Option<Topic>) -> LinkConfig {
+    LinkConfig {
+        host: "127.0.0.1".to_owned(),
+        port,
+        client_id: id.to_owned(),
+        crew: crew(),
+        audience,
+        presence: presence.map(|topic| OwnPresence { topic, start: START }),
+    }
+}
+
+struct End {
+    link: Link,
+    events: Receiver<LinkEvent>,
+}
+
+impl End {
+    fn node(port: u16, node: &str) -> Self {
+        let presence = Some(Topic::Presence(name(node)));
+        let (link, events) = Link::spawn(config(port, node, Audience::Node(name(node)), presence));
+        Self { link, events }
+    }
+
+    fn coordinator(port: u16) -> Self {
+        let presence = Some(Topic::CoordinatorPresence);
+        let (link, events) = Link::spawn(config(port, "coordinator", Audience::Coordinator, presence));
+        Self { link, events }
+    }
+
+    async fn next(&mut self, what: &str) -> LinkEvent {
+        soon(what, self.events.recv()).await.expect("the link has ended")
+    }
+
+    async fn up(&mut self) -> u32 {
+        loop {
+            if let LinkEvent::Up { connection } = self.next("the link to come up").await {
+                return connection;
+            }
+        }
+    }
+
+    async fn down(&mut self) -> String {
+        loop {
+            if let LinkEvent::Down { reason } = self.next("the link to go down").await {
+                return reason;
+            }
+        }
+    }
+
+    async fn message(&mut self, topic: &Topic) -> Incoming {
+        loop {
+            match self.next("a message").await {
+                LinkEvent::Message(message) if message.topic == *topic => return message,
+                LinkEvent::Down { reason } => panic!("the link went down: {reason}"),
+                LinkEvent::Up { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
+            }
+        }
+    }
+
+    async fn refused(&mut self) -> (String, Refusal) {
+        loop {
+            if let LinkEvent::Refused { topic, why } = self.next("a refusal").await {
+                return (topic, why);
+            }
+        }
+    }
+
+    /// Everything until the link's task has ended.
+    async fn rest(mut self) -> Vec<LinkEvent> {
+        drop(self.link);
+        soon("the link's end", async {
+            let mut all = Vec::new();
+            while let Some(event) = self.events.recv().await {
+                all.push(event);
+            }
+            all
+        })
+        .await
+    }
+}
+
+fn command(id: &str) -> Command {
+    Command { id: id.parse().unwrap(), term: 1, operation: None, expires_ms: 1000, verb: Verb::Stop }
+}
+
+fn boot() -> BootId {
+    "b1".parse().unwrap()
+}
+
+fn result(id: &str) -> CommandResult {
+    CommandResult {
+        id: id.parse().unwrap(),
+        verb: VerbName::Stop,
+        status: CommandStatus::Succeeded,
+        code: "done".into(),
+        reason: Text::new(),
+        boot: boot(),
+    }
+}
+
+fn state(revision: u32) -> NodeState {
+    NodeState {
+        lifecycle: Lifecycle::Blank,
+        power: PowerPhase::Running,
+        goal: None,
+        led: "off".into(),
+        running: None,
+        boot: boot(),
+        start: START,
+        revision,
+        engine: EngineState { cluster: None, run: EngineRun::Stopped, version: Text::new() },
+        last_shutdown: None,
+    }
+}
+
+fn event(sequence: u32) -> NodeEvent {
+    NodeEvent { kind: NodeEventKind::Board, detail: Text::new(), uptime_ms: 1, sequence }
+}
+
+fn telemetry() -> Telemetry {
+    Telemetry {
+        uptime_ms: 1,
+        feed: "shim".into(),
+        feed_evidence: Text::new(),
+        poe_current_ma: None,
+        over_currents: 0,
+        fan_duty: None,
+        processor_millicelsius: None,
+        refused: Refused::default(),
+    }
+}
+
+fn presence(status: Connection, start: u32, connection: u32) -> Presence {
+    Presence { status, start, connection, reason: "a stranger's".into() }
+}
+
+fn status(payload: &[u8]) -> (Connection, u32, u32) {
+    let Presence { status, start, connection, .. } = decode(payload).unwrap();
+    (status, start, connection)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_ends_talk_through_the_broker() {
+    let broker = Mosquitto::start();
+    let mut coordinator = End::coordinator(broker.port);
+    let mut node = End::node(broker.port, "n1");
+    assert_eq!(coordinator.up().await, 1);
+    assert_eq!(node.up().await, 1);
+
+    coordinator.link.publish(&n1(Topic::Command), &command("x-1")).unwrap();
+    let message = node.message(&n1(Topic::Command)).await;
+    assert_eq!(message.retained, Retained::No);
+    assert_eq!(node.link.decode::<Command>(&message).unwrap(), command("x-1"));
+
+    node.link.publish(&n1(Topic::Result), &result("x-1")).unwrap();
+    let message = coordinator.message(&n1(Topic::Result)).await;
+    assert_eq!(coordinator.link.decode::<CommandResult>(&message).unwrap(), result("x-1"));
+
+    node.link.publish(&n1(Topic::State), &state(1)).unwrap();
+    let message = coordinator.message(&n1(Topic::State)).await;
+    assert_eq!(coordinator.link.decode::<NodeState>(&message).unwrap(), state(1));
+    assert_eq!(node.link.refused(), Refused::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_and_results_come_in_order_however_many() {
+    let broker = Mosquitto::start();
+    let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/event"]).await;
+    let mut node = End::node(broker.port, "n1");
+    node.up().await;
+    for batch in 0..10 {
+        for sequence in batch * 200..(batch + 1) * 200 {
+            node.link.publish(&n1(Topic::Event), &event(sequence)).unwrap();
+        }
+        for sequence in batch * 200..(batch + 1) * 200 {
+            let publish = watcher.next("an event").await;
+            assert_eq!(decode::<NodeEvent>(&publish.payload).unwrap().sequence, sequence);
+        }
+    }
+    assert_eq!(node.link.dropped().kept, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_broker_it_says_why_and_goes_on_trying() {
+    let mut broker = Mosquitto::start();
+    broker.kill();
+    let mut node = End::node(broker.port, "n1");
+    assert_eq!(
+        node.down().await,
+        format!("cannot connect to the broker at 127.0.0.1:{}: Connection refused (os error 111)", broker.port)
+    );
+    broker.restart();
+    let connection = node.up().await;
+    assert!(connection > 1, "each attempt has a number of its own: {connection}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_broker_gets_everything_that_is_retained_again() {
+    let mut broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    node.link.publish(&n1(Topic::State), &state(1)).unwrap();
+    node.up().await;
+    node.link.publish(&n1(Topic::State), &state(2)).unwrap();
+    for round in 2..4u32 {
+        broker.kill();
+        let reason = node.down().await;
+        assert!(reason.starts_with("lost the broker at 127.0.0.1:"), "{reason}");
+        // what happens meanwhile
+        node.link.publish(&n1(Topic::State), &state(round * 10)).unwrap();
+        broker.restart();
+        node.up().await;
+        // a newcomer finds it: this mosquitto has no memory of its own
+        let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/+"]).await;
+        let (mut state_found, mut online) = (None, None);
+        while state_found.is_none() || online.is_none() {
+            let found = watcher.next("state and presence").await;
+            if found.topic == wire(&n1(Topic::State)) {
+                state_found = Some(decode::<NodeState>(&found.payload).unwrap());
+            } else {
+                let found = status(&found.payload);
+                online = (found.0 == Connection::Online).then_some((found.1, found.2));
+            }
+        }
+        assert_eq!(state_found, Some(state(round * 10)));
+        assert!(online.is_some_and(|(start, connection)| start == START && connection >= round), "{online:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_broker_is_down_events_wait_and_commands_do_not() {
+    let mut broker = Mosquitto::start();
+    let mut coordinator = End::coordinator(broker.port);
+    coordinator.up().await;
+    broker.kill();
+    coordinator.down().await;
+
+    // one link may publish everything here: the broker has no access rules
+    let link = &coordinator.link;
+    for sequence in 0..100 {
+        link.publish(&n1(Topic::Event), &event(sequence)).unwrap();
+        link.publish(&n1(Topic::Command), &command("late")).unwrap();
+        link.publish(&n1(Topic::Telemetry), &telemetry()).unwrap();
+    }
+    assert_eq!(link.dropped().passing, 200);
+    broker.restart();
+    // the watcher must be there before the link comes back: while it is not, nothing is sent
+    link.set_network(Network::Cut);
+    let mut watcher =
+        Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/+", "beehive/v1/c1/d/+/command"]).await;
+    link.publish(&n1(Topic::Event), &event(100)).unwrap();
+    link.set_network(Network::Up);
+    coordinator.up().await;
+    coordinator.link.publish(&n1(Topic::Command), &command("in-time")).unwrap();
+
+    let mut seen = Vec::new();
+    loop {
+        let publish = watcher.next("an event or command").await;
+        if publish.topic == wire(&n1(Topic::Event)) {
+            seen.push(decode::<NodeEvent>(&publish.payload).unwrap().sequence);
+        } else {
+            // and nothing but this one: the hundred others were dropped, and so was the telemetry
+            assert_eq!(publish.topic, wire(&n1(Topic::Command)));
+            assert_eq!(decode::<Command>(&publish.payload).unwrap(), command("in-time"));
+            break;
+        }
+    }
+    // if the link had come back between restart and cut, the first of them went to nobody; the order holds
+    assert_eq!(seen.last(), Some(&100));
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_link_leaves_its_last_will() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    let connection = node.up().await;
+    let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/presence"]).await;
+    let online = watcher.next("online").await;
+    assert!(online.retain);
+    assert_eq!(status(&online.payload), (Connection::Online, START, connection));
+
+    node.link.abandon();
+    let offline = watcher.find("the last will", |publish| status(&publish.payload).0 == Connection::Offline).await;
+    assert_eq!(status(&offline.payload), (Connection::Offline, START, connection));
+    assert_eq!(decode::<Presence>(&offline.payload).unwrap().reason.as_str(), "connection lost");
+    node.rest().await;
+    // and it is kept for those who come later
+    let mut newcomer = Plain::connect(broker.port, "newcomer", &["beehive/v1/c1/n/n1/presence"]).await;
+    let kept = newcomer.next("the kept will").await;
+    assert!(kept.retain);
+    assert_eq!(status(&kept.payload).0, Connection::Offline);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_the_handle_is_a_power_cut() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    node.up().await;
+    let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/presence"]).await;
+    node.rest().await;
+    watcher.find("the last will", |publish| status(&publish.payload).0 == Connection::Offline).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_link_says_goodbye_and_delivers_everything_first() {
+    let broker = Mosquitto::start();
+    let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/+"]).await;
+    let mut node = End::node(broker.port, "n1");
+    let connection = node.up().await;
+    for sequence in 0..200 {
+        node.link.publish(&n1(Topic::Event), &event(sequence)).unwrap();
+    }
+    soon("the link to close", node.link.close("switched off")).await;
+    node.rest().await;
+    let mut sequence = 0;
+    let offline = loop {
+        let publish = watcher.next("the events and the farewell").await;
+        if publish.topic == wire(&n1(Topic::Event)) {
+            assert_eq!(decode::<NodeEvent>(&publish.payload).unwrap().sequence, sequence);
+            sequence += 1;
+        } else if status(&publish.payload).0 == Connection::Offline {
+            break publish;
+        }
+    };
+    assert_eq!(sequence, 200);
+    let offline: Presence = decode(&offline.payload).unwrap();
+    assert_eq!((offline.order(), offline.reason.as_str()), ((START, connection), "switched off"));
+    // no last will after it: what the watcher sees next is its own message
+    watcher.publish("beehive/v1/c1/n/n1/mark", Retain::No, b"mark").await;
+    assert_eq!(watcher.next("the mark").await.payload.as_ref(), b"mark");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_without_a_broker_takes_no_time() {
+    let mut broker = Mosquitto::start();
+    broker.kill();
+    let mut node = End::node(broker.port, "n1");
+    node.down().await;
+    soon("the link to close", node.link.close("switched off")).await;
+    node.rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn presence_that_others_write_is_put_right() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    let connection = node.up().await;
+    let topic = wire(&n1(Topic::Presence));
+    let mut watcher = Plain::connect(broker.port, "watcher", &[topic.as_str()]).await;
+    let ours = (Connection::Online, START, connection);
+    assert_eq!(status(&watcher.next("online").await.payload), ours);
+
+    let wrong: [Vec<u8>; 5] = [
+        // the last will of this connection, of an older one, of an older start; nothing; nonsense
+        encode(&presence(Connection::Offline, START, connection)).unwrap(),
+        encode(&presence(Connection::Offline, START, 0)).unwrap(),
+        encode(&presence(Connection::Online, START - 1, 99)).unwrap(),
+        Vec::new(),
+        b"nonsense".to_vec(),
+    ];
+    for payload in wrong {
+        watcher.publish(&topic, Retain::Yes, &payload).await;
+        assert_eq!(watcher.next("the wrong presence").await.payload.as_ref(), payload);
+        assert_eq!(status(&watcher.next("the correction").await.payload), ours);
+    }
+    // a later start is not ours to contradict
+    let later = encode(&presence(Connection::Offline, START + 1, 1)).unwrap();
+    watcher.publish(&topic, Retain::Yes, &later).await;
+    assert_eq!(watcher.next("the later presence").await.payload.as_ref(), later);
+    node.message(&n1(Topic::Presence)).await;
+    watcher.publish(&topic, Retain::No, b"mark").await;
+    assert_eq!(watcher.next("the mark").await.payload.as_ref(), b"mark");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_messages_are_counted_and_change_nothing() {
+    let broker = Mosquitto::start();
+    let mut stranger = Plain::connect(broker.port, "stranger", &[]).await;
+    // on topics that are not subscribed to: larger than rumqttc's own limit of 10 KiB
+    let large = vec![b'x'; 20 * 1024];
+    for topic in ["zigbee2mqtt/x", "beehive/v1/c1/c/other", "beehive/v1/c2/d/n1/command", "beehive/v1/c1/d/n2/command"]
+    {
+        stranger.publish(topic, Retain::Yes, &large).await;
+    }
+    // a command that the broker keeps
+    stranger.publish(&wire(&n1(Topic::Command)), Retain::Yes, &encode(&command("kept")).unwrap()).await;
+    // above the broker's limit it does not even arrive
+    stranger.publish_carelessly(&wire(&n1(Topic::Command)), Retain::No, &vec![b'x'; MESSAGE_SIZE_LIMIT + 1]).await;
+
+    let mut node = End::node(broker.port, "n1");
+    let mut coordinator = End::coordinator(broker.port);
+    assert_eq!(node.refused().await, (wire(&n1(Topic::Command)), Refusal::Retained));
+    coordinator.up().await;
+
+    let mut stranger = Plain::connect(broker.port, "stranger-2", &[]).await;
+    let state_topic = wire(&n1(Topic::State));
+    let long = vec![b'x'; NodeState::MAX_BYTES + 1];
+    stranger.publish(&state_topic, Retain::Yes, &long).await;
+    let (topic, why) = coordinator.refused().await;
+    assert_eq!(topic, state_topic);
+    assert_eq!(why, Refusal::Oversized { bytes: long.len(), limit: NodeState::MAX_BYTES });
+    stranger.publish("beehive/v1/c1/n/Not A Name/state", Retain::No, b"{}").await;
+    assert_eq!(coordinator.refused().await.1, Refusal::Topic(TopicError::Unknown));
+
+    for payload in ["", "{", "[]", r#"{"v":1}"#, r#"{"v":2,"body":"{}"}"#] {
+        stranger.publish(&wire(&n1(Topic::Result)), Retain::No, payload.as_bytes()).await;
+        let message = coordinator.message(&n1(Topic::Result)).await;
+        assert!(coordinator.link.decode::<CommandResult>(&message).is_err(), "{payload}");
+    }
+    let counted = Refused { malformed: 4, oversized: 1, unknown_version: 1, foreign: 1, retained: 0 };
+    assert_eq!(coordinator.link.refused(), counted);
+    assert_eq!(node.link.refused(), Refused { retained: 1, ..Refused::default() });
+
+    // and both are as well as before
+    node.link.publish(&n1(Topic::State), &state(5)).unwrap();
+    let message = coordinator.message(&n1(Topic::State)).await;
+    assert_eq!(coordinator.link.decode::<NodeState>(&message).unwrap(), state(5));
+    coordinator.link.publish(&n1(Topic::Command), &command("x-1")).unwrap();
+    let message = node.message(&n1(Topic::Command)).await;
+    assert_eq!(node.link.decode::<Command>(&message).unwrap(), command("x-1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_network_is_a_lost_connection_that_comes_back() {
+    let broker = Mosquitto::start();
+    let mut watcher = Plain::connect(broker.port, "watcher", &["beehive/v1/c1/n/n1/+"]).await;
+    let mut node = End::node(broker.port, "n1");
+    assert_eq!(node.up().await, 1);
+    let presence = wire(&n1(Topic::Presence));
+    let is = |wanted: Connection, publish: &rumqttc::Publish| {
+        publish.topic == presence && status(&publish.payload).0 == wanted
+    };
+
+    node.link.set_network(Network::Cut);
+    assert_eq!(node.down().await, "the network is cut");
+    watcher.find("the last will", |publish| is(Connection::Offline, publish)).await;
+    node.link.publish(&n1(Topic::State), &state(8)).unwrap();
+    node.link.set_network(Network::Up);
+    assert_eq!(node.up().await, 2);
+    let online = watcher.find("online", |publish| is(Connection::Online, publish)).await;
+    assert_eq!(status(&online.payload), (Connection::Online, START, 2));
+    let found = watcher.find("the state", |publish| publish.topic == wire(&n1(Topic::State))).await;
+    assert_eq!(decode::<NodeState>(&found.payload).unwrap(), state(8));
+
+    // a cut too short to be seen as a state is still a cut
+    node.link.set_network(Network::Cut);
+    node.link.set_network(Network::Up);
+    assert_eq!(node.up().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cleared_topic_is_gone_also_when_it_was_cleared_without_a_connection() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    node.up().await;
+    let topic = wire(&n1(Topic::State));
+    let mut watcher = Plain::connect(broker.port, "watcher", &[topic.as_str()]).await;
+    for round in 1..3 {
+        node.link.publish(&n1(Topic::State), &state(round)).unwrap();
+        assert_eq!(decode::<NodeState>(&watcher.next("the state").await.payload).unwrap(), state(round));
+        if round == 2 {
+            node.link.set_network(Network::Cut);
+            node.down().await;
+            node.link.clear(&n1(Topic::State));
+            node.link.set_network(Network::Up);
+        } else {
+            node.link.clear(&n1(Topic::State));
+        }
+        assert!(watcher.next("the clearing").await.payload.is_empty());
+    }
+    // a newcomer finds nothing; the first that it sees is its own message
+    let mut newcomer = Plain::connect(broker.port, "newcomer", &[topic.as_str()]).await;
+    newcomer.publish(&topic, Retain::No, b"mark").await;
+    assert_eq!(newcomer.find("the mark", |publish| !publish.payload.is_empty()).await.payload.as_ref(), b"mark");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_does_not_read_loses_nothing() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    node.up().await;
+    let mut stranger = Plain::connect(broker.port, "stranger", &[]).await;
+    let payload = encode(&command("x")).unwrap();
+    for _ in 0..2000 {
+        stranger.publish(&wire(&n1(Topic::Command)), Retain::No, &payload).await;
+    }
+    for _ in 0..2000 {
+        node.message(&n1(Topic::Command)).await;
+    }
+    // and while it does not read, the end does not wait for it
+    for _ in 0..2000 {
+        stranger.publish(&wire(&n1(Topic::Command)), Retain::No, &payload).await;
+    }
+    soon("the link to close", node.link.close("enough")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crew_of_fifty_comes_back_after_a_restart_of_the_broker() {
+    let mut broker = Mosquitto::start();
+    let nodes: Vec<End> = (0..50).map(|number| End::node(broker.port, &format!("n{number}"))).collect();
+    for (number, node) in nodes.iter().enumerate() {
+        node.link.publish(&Topic::State(name(&format!("n{number}"))), &state(3)).unwrap();
+    }
+    let mut coordinator = End::coordinator(broker.port);
+    for round in 0..2 {
+        if round == 1 {
+            broker.restart();
+            coordinator.down().await;
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 50 {
+            if let LinkEvent::Message(Incoming { topic: Topic::State(node), payload, .. }) =
+                coordinator.next("the state of every node").await
+            {
+                assert_eq!(decode::<NodeState>(&payload).unwrap(), state(3));
+                seen.insert(node);
+            }
+        }
+    }
+}

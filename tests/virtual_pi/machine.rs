@@ -1,0 +1,364 @@
+//! A virtual Pi as a test sees it: an image to build, a machine to boot, the outside world to act on, a console to read.
+//! Everything goes through the scripts of `hardware/virtual-pi/`, as a person would use them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Machines that run at once. Each emulates two processors on its host's; with more of them on two cores every one of
+/// them crawls, and the three of a crew must fit.
+const MACHINES_AT_ONCE: u32 = 3;
+
+/// From power-on to all services up: 12 s alone, some 40 s beside two others on two busy cores.
+pub const BOOT: Duration = Duration::from_secs(180);
+
+/// From the request to power off to the end: 8 s alone.
+pub const SHUTDOWN: Duration = Duration::from_secs(120);
+
+static FREE: (Mutex<u32>, Condvar) = (Mutex::new(MACHINES_AT_ONCE), Condvar::new());
+
+/// The right to run that many machines; taken in one go, so that two tests do not wait for each other's rest.
+pub struct Places(u32);
+
+impl Places {
+    pub fn take(count: u32) -> Self {
+        let free = FREE.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = FREE.1.wait_while(free, |free| *free < count).unwrap_or_else(PoisonError::into_inner);
+        *free -= count;
+        Self(count)
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        *FREE.0.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        FREE.1.notify_all();
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn kit(script: &str) -> PathBuf {
+    repository().join("hardware/virtual-pi").join(script)
+}
+
+/// An armv7 program of the profile `pi`, from the folder that `BEEHIVE_VPI_PROGRAMS` names.
+fn program(name: &str) -> PathBuf {
+    let folder = std::env::var_os("BEEHIVE_VPI_PROGRAMS").map(PathBuf::from).unwrap_or_else(|| {
+        panic!(
+            "BEEHIVE_VPI_PROGRAMS is not set: build the armv7 programs and name their folder, as ./test does:\n  \
+             eval \"$(hardware/virtual-pi/toolchain)\"\n  cargo build --profile pi --target \
+             armv7-unknown-linux-gnueabihf --no-default-features --bins --target-dir target/virtual-pi\n  \
+             export BEEHIVE_VPI_PROGRAMS=$PWD/target/virtual-pi/armv7-unknown-linux-gnueabihf/pi"
+        )
+    });
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is not there: build it first", path.display());
+    path
+}
+
+/// What lands on the card.
+pub struct Card {
+    name: String,
+    files: BTreeMap<String, String>,
+    daemon: bool,
+    second_disk: bool,
+}
+
+impl Card {
+    /// The final hook and the units that arm it, without the daemon: a test writes the feed record itself.
+    pub fn with_hook_only(name: &str) -> Self {
+        Self { name: name.to_owned(), files: BTreeMap::new(), daemon: false, second_disk: false }
+    }
+
+    /// All of `hardware/rootfs` with both programs, and this configuration.
+    pub fn with_daemon(name: &str, configuration: &str) -> Self {
+        let mut card = Self { daemon: true, ..Self::with_hook_only(name) };
+        card.files.insert("etc/beehive/beehive.toml".to_owned(), configuration.to_owned());
+        card
+    }
+
+    /// One more text file; the path without its leading slash.
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
+    /// An empty ext4 beside the card, as `/dev/vdb`; not mounted.
+    pub fn second_disk(self) -> Self {
+        Self { second_disk: true, ..self }
+    }
+
+    /// Builds the image in `dir`.
+    fn write(&self, dir: &Path) -> PathBuf {
+        let files = dir.join("files");
+        let copied = Command::new("cp").arg("-a").arg(repository().join("hardware/rootfs/.")).arg(&files).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cp of hardware/rootfs failed");
+        if !self.daemon {
+            fs::remove_file(files.join("etc/systemd/system/multi-user.target.wants/beehive.service")).unwrap();
+        }
+        for (path, text) in &self.files {
+            let path = files.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+        }
+        place(&program("beehive-cut"), &files.join("usr/lib/systemd/system-shutdown/beehive-cut"));
+        if self.daemon {
+            place(&program("beehive"), &files.join("usr/bin/beehive"));
+        }
+        let image = dir.join("card.img");
+        let built = Command::new(kit("rootfs")).args(["-n", &self.name]).arg(&image).arg(&files).status().unwrap();
+        assert!(built.success(), "hardware/virtual-pi/rootfs failed for {}", self.name);
+        fs::remove_dir_all(&files).unwrap();
+        image
+    }
+}
+
+fn place(from: &Path, to: &Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(from, to).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// What answers at the PoE HAT's address when the machine is switched on.
+#[derive(Clone, Copy, Debug)]
+pub enum Hat {
+    /// Nothing.
+    Absent,
+    /// A device whose registers all read zero.
+    Zeros,
+    /// A HAT that draws this current (the ADC's value) and says 802.3at.
+    Drawing(u16),
+}
+
+impl Hat {
+    fn kernel_arguments(self) -> String {
+        match self {
+            Self::Absent => "vpi.nohat".to_owned(),
+            Self::Zeros => String::new(),
+            Self::Drawing(adc) => format!("vpi.regs=f2:{:02x},f3:{:02x},f4:01", adc & 0xff, adc >> 8),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Console {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Console {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running virtual Pi. It ends with this value, whatever the test does.
+pub struct Machine {
+    name: String,
+    disks: Vec<PathBuf>,
+    child: Child,
+    console: Arc<Console>,
+    dir: TempDir,
+}
+
+impl Machine {
+    /// Switches a machine on. BCM4 low takes its power away at that instant, as the SHIM does.
+    pub fn boot(card: &Card, hat: Hat) -> Self {
+        // a short path: DIR/control is a socket
+        let dir = tempfile::Builder::new().prefix("vpi-").tempdir().unwrap();
+        let image = card.write(dir.path());
+        let mut command = Command::new(kit("boot-system"));
+        command
+            .args(["-c", "-keep", "-t", "540", "-d"])
+            .arg(dir.path())
+            .args(["-a", "systemd.show_status=0", "-a", &hat.kernel_arguments()])
+            .arg(&image)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut disks = vec![image];
+        if card.second_disk {
+            let disk = dir.path().join("disk.img");
+            let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
+            assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
+            let drive = format!("file={},if=none,format=raw,id=d1", disk.display());
+            command.args(["--", "-drive", &drive, "-device", "virtio-blk-device,drive=d1"]);
+            disks.push(disk);
+        }
+        let mut child = command.spawn().unwrap();
+        let console = Arc::new(Console::default());
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let writer = Arc::clone(&console);
+        thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+                writer.lines().push(line);
+                writer.more.notify_all();
+            }
+        });
+        Self { name: card.name.clone(), disks, child, console, dir }
+    }
+
+    /// Runs a command in the guest's outside world (`hardware/virtual-pi/guest/commands`), waiting until it answers.
+    /// `None` if it failed or the machine is off.
+    pub fn try_ctl(&self, command: &str) -> Option<String> {
+        let seconds = BOOT.as_secs().to_string();
+        let output = Command::new(kit("ctl")).arg(self.dir.path()).args(["-w", &seconds, command]).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// The same for a command that must work.
+    pub fn ctl(&self, command: &str) -> String {
+        self.try_ctl(command).unwrap_or_else(|| self.fail(&format!("`{command}` failed in the guest")))
+    }
+
+    /// Waits until systemd has started everything.
+    pub fn wait_up(&self) {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            // its status is not 0 while it says `starting`
+            let state = self.try_ctl("system systemctl is-system-running || true").unwrap_or_default();
+            match state.as_str() {
+                "running" => return,
+                "degraded" => self.fail(&self.ctl("system systemctl --failed --no-pager --plain")),
+                _ if Instant::now() > deadline => self.fail(&format!("not up in time: `{state}`")),
+                _ => thread::sleep(Duration::from_millis(300)),
+            }
+        }
+    }
+
+    /// How often a program drove BCM4 low.
+    pub fn lows(&self) -> u32 {
+        self.ctl("lows").parse().unwrap()
+    }
+
+    /// Waits for a line of the console that contains `text`; says at which place it stands.
+    pub fn wait_console(&self, text: &str, limit: Duration) -> usize {
+        let deadline = Instant::now() + limit;
+        let mut lines = self.console.lines();
+        loop {
+            if let Some(at) = lines.iter().position(|line| line.contains(text)) {
+                return at;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(lines);
+                self.fail(&format!("the console never said `{text}`"));
+            }
+            lines = self.console.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits until the machine is off; then nothing more comes.
+    pub fn wait_off(mut self, limit: Duration) -> Off {
+        let deadline = Instant::now() + limit;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                self.fail("not off in time");
+            }
+            thread::sleep(Duration::from_millis(100));
+        };
+        // the reader of the console holds the other reference until it has read the end
+        while Arc::strong_count(&self.console) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let check = |disk| Command::new("/sbin/e2fsck").arg("-fn").arg(disk).output().unwrap().status.code();
+        Off {
+            name: self.name.clone(),
+            status,
+            console: self.console.lines().clone(),
+            file_systems: self.disks.iter().map(check).collect(),
+        }
+    }
+
+    /// Ends the test with what was on the console.
+    pub fn fail(&self, why: &str) -> ! {
+        panic!("{}: {why}\n{}", self.name, tail(&self.console.lines()));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // the child is the time limit around QEMU, which passes this signal on and ends with it
+        if matches!(self.child.try_wait(), Ok(None)) {
+            if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn tail(lines: &[String]) -> String {
+    let from = lines.len().saturating_sub(60);
+    lines.get(from..).unwrap_or_default().join("\n")
+}
+
+/// A machine that has gone off.
+pub struct Off {
+    name: String,
+    status: ExitStatus,
+    console: Vec<String>,
+    file_systems: Vec<Option<i32>>,
+}
+
+impl Off {
+    fn count(&self, text: &str) -> usize {
+        self.console.iter().filter(|line| line.contains(text)).count()
+    }
+
+    fn check(&self, holds: bool, what: &str) {
+        assert!(holds, "{}: {what}\n{}", self.name, tail(&self.console));
+    }
+
+    /// The console has a line with this text.
+    pub fn said(&self, text: &str) -> &Self {
+        self.check(self.count(text) > 0, &format!("the console never said `{text}`"));
+        self
+    }
+
+    /// The power went when the final hook drove BCM4 low, once, and no other program ever did; the file system was
+    /// clean at that instant.
+    pub fn was_cut(&self) -> &Self {
+        self.check(self.status.success(), &format!("QEMU ended with {}", self.status));
+        self.check(self.count("shim: BCM4 low at") == 1, "BCM4 did not go low just once");
+        let low = self.console.iter().position(|line| line.contains("shim: BCM4 low at")).unwrap_or_default();
+        self.check(self.console[low].contains(" by beehive-cut["), "BCM4 was driven low by another program");
+        self.check(
+            self.console.get(low + 1).is_some_and(|line| line.contains("shim: power cut")),
+            "the power did not go at that instant",
+        );
+        self.was_clean()
+    }
+
+    /// The machine went off by itself, BCM4 never moved, and the file systems were clean.
+    pub fn was_not_cut(&self) -> &Self {
+        self.stayed_high().was_clean()
+    }
+
+    /// The machine went off by itself and BCM4 never moved.
+    pub fn stayed_high(&self) -> &Self {
+        self.check(self.status.success(), &format!("QEMU ended with {}", self.status));
+        self.check(self.count("shim: BCM4") == 0, "BCM4 moved");
+        self
+    }
+
+    fn was_clean(&self) -> &Self {
+        let clean = self.file_systems.iter().all(|status| *status == Some(0));
+        self.check(clean, &format!("e2fsck -fn said {:?}", self.file_systems));
+        self
+    }
+}

@@ -1,0 +1,8 @@
+//! The armv7 programs on a virtual Pi: Debian's kernel and systemd under QEMU, GPIO lines and an I2C bus that behave like
+//! the OnOff SHIM and the PoE HAT, a mosquitto on the host's loopback (`hardware/virtual-pi/README.md`).
+//!
+//! `./test` builds the programs and runs this; by hand see the message that a missing `BEEHIVE_VPI_PROGRAMS` gives. Needs
+//! root, since the files of an image belong to root.
+
+mod hook;
+mod machine;
