@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use beehive_mqtt::node::Role;
 use beehive_mqtt::{CrewName, NodeName, UserName};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::console::exit::ExitCode;
@@ -76,8 +77,36 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
         file: PathBuf,
     },
-    /// Prints a configuration with every setting and what it means
-    Example,
+    /// Prints a configuration with every setting, its default and what it means
+    Example {
+        /// The crew
+        #[arg(long, default_value = "bee42-crew-01")]
+        crew: CrewName,
+        /// The node's host name
+        #[arg(long, default_value = "bee42-crew-01-001")]
+        node: NodeName,
+        /// Its part in the crew
+        #[arg(long, value_enum, default_value_t = RoleArg::Master)]
+        role: RoleArg,
+    },
+}
+
+/// A node's part in its crew, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    /// Runs the coordinator
+    Master,
+    /// Runs work
+    Node,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Master => Self::Master,
+            RoleArg::Node => Self::Node,
+        }
+    }
 }
 
 /// `beehive demo`.

@@ -2,7 +2,6 @@
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
 use crate::agent::{self, AgentParts, AgentSettings};
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::coordinator::{self, CoordinatorParts};
 use crate::engine::SimulatedEngine;
@@ -15,7 +14,6 @@ use crate::store::Store;
 use anyhow::Context;
 use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{Audience, Topic};
-use std::future::Future;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -50,16 +48,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let start = store.counter("start")?;
     let host = Arc::new(LinuxHost::new(&config.run_dir)?);
     let plane = match config.role {
-        Role::Master => Some(ControlPlane::open(Arc::new(store.clone())).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
+        Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
     let settings = Settings { step_ms: config.engine.step_ms, ..Settings::default() };
-    let engine = SimulatedEngine::new(config.node.clone(), Arc::new(store.clone()), plane.clone(), settings)?;
-    let board = hal::open(&config, Clock);
+    let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
+    let board = hal::open(&config);
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
-    let (link, inbound) = Link::spawn(link_config(&config, config.node.as_str(), Audience::Node(config.node.clone()), presence));
+    let (link, inbound) =
+        Link::spawn(link_config(&config, config.node.as_str(), Audience::Node(config.node.clone()), presence));
     let parts = AgentParts {
-        settings: AgentSettings::new(&config, start),
+        settings: agent_settings(&config, start),
         board,
         engine: Arc::new(engine),
         host: Arc::clone(&host) as Arc<dyn Host>,
@@ -92,6 +91,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn agent_settings(config: &Config, start: u32) -> AgentSettings {
+    AgentSettings {
+        node: config.node.clone(),
+        role: config.role,
+        start,
+        thresholds: config.button,
+        deadlines: config.power,
+        feed: config.feed,
+        destruction: config.destruction(),
+        broker: config.broker_trust(),
+        sensors_every_ms: config.poe_hat.poll_ms,
+    }
+}
+
 fn coordinator_link(config: &Config, start: u32) -> (Link, tokio::sync::mpsc::Receiver<crate::link::LinkEvent>) {
     let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
     let client = format!("{}-coordinator", config.node);
@@ -110,6 +123,6 @@ fn link_config(config: &Config, client_id: &str, audience: Audience, presence: O
 }
 
 /// Resolves when the sender is dropped.
-fn ended(mut stop: watch::Receiver<()>) -> impl Future<Output = ()> {
-    async move { while stop.changed().await.is_ok() {} }
+async fn ended(mut stop: watch::Receiver<()>) {
+    while stop.changed().await.is_ok() {}
 }

@@ -2,3 +2,29 @@
 //! `beehive_cluster`); here wires and pins become events, and actions are performed.
 //!
 //! Data flows one way: wire or pin → event → step → action → the one place that performs it.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`agent`] | the task on each Pi |
+//! | [`coordinator`] | the task on the master |
+//! | [`console`], [`cli`] | the ops console, the command line |
+//! | [`daemon`], [`config`] | `beehive run` and its configuration |
+//! | [`link`] | the way to the broker |
+//! | [`store`] | what survives a power cut |
+//! | [`hal`], [`host`] | board and machine, real and simulated |
+//! | [`engine`], [`kube`] | k3s, kubeadm, simulated; the API server |
+//! | [`clock`] | the one clock |
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod console;
+pub mod coordinator;
+pub mod daemon;
+pub mod engine;
+pub mod hal;
+pub mod host;
+pub mod kube;
+pub mod link;
+pub mod store;

@@ -1,1 +1,86 @@
-fn main() {}
+//! `beehive`: controller for small Kubernetes clusters of Raspberry Pis. What it does lives in the library; here the command
+//! line is taken apart, and errors become exit codes.
+
+use beehive::cli::{self, Cli, Command, ConfigCommand};
+use beehive::config::Config;
+use beehive::console::{self, ExitCode};
+use clap::Parser;
+use std::future::Future;
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let code = match &cli.command {
+        Command::Console(command) => {
+            log("error");
+            block_on(console::run(&cli.options, command)).unwrap_or(ExitCode::Failed)
+        }
+        Command::Run(arguments) => {
+            log("info");
+            match Config::load(&arguments.config) {
+                Ok(config) => block_on(beehive::daemon::run(config)).map_or(ExitCode::Failed, outcome),
+                Err(error) => complain(ExitCode::Usage, &error),
+            }
+        }
+        Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
+            Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),
+            Err(error) => complain(ExitCode::Usage, &error),
+        },
+        Command::Config(ConfigCommand::Example { crew, node, role }) => {
+            written(cli::print(Config::to_toml_default(crew, node, (*role).into()).as_bytes()))
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => {
+            log("off");
+            block_on(beehive::demo::run(arguments)).unwrap_or(ExitCode::Failed)
+        }
+        Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
+        Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),
+        Command::Man { dir: None } => written(cli::man_page().and_then(|page| cli::print(&page))),
+        Command::Version => written(cli::print(cli::version(&cli.options).as_bytes())),
+    };
+    code.into()
+}
+
+/// Logs go to standard error, from `level` on unless `RUST_LOG` says otherwise. systemd adds the time by itself.
+fn log(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .without_time()
+        .init();
+}
+
+/// One thread does: nothing here computes for long, and a thread's stack is memory on a small Pi.
+fn block_on<F: Future>(future: F) -> Option<F::Output> {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => Some(runtime.block_on(future)),
+        Err(error) => {
+            eprintln!("beehive: cannot start: {error}");
+            None
+        }
+    }
+}
+
+fn outcome(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Done,
+        Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+    }
+}
+
+fn complain(code: ExitCode, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("beehive: {error}");
+    code
+}
+
+fn written(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Done,
+        Err(error) => complain(ExitCode::Failed, &format_args!("cannot write: {error}")),
+    }
+}

@@ -5,6 +5,8 @@ mod common;
 
 use beehive::link::{Incoming, Link, LinkConfig, LinkEvent, Network, OwnPresence, Refusal, Retained};
 use beehive_mqtt::command::{Command, Verb, VerbName};
+use beehive_mqtt::console::{ConsoleResponse, MAX_PLAN_STEPS, PlanStep, ResponseStatus};
+use beehive_mqtt::coordinator::StepKind;
 use beehive_mqtt::node::{
     CommandResult, CommandStatus, Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState,
     PowerPhase, Presence, Refused, Telemetry,
@@ -60,42 +62,50 @@ impl End {
         Self { link, events }
     }
 
-    async fn next(&mut self, what: &str) -> LinkEvent {
-        soon(what, self.events.recv()).await.expect("the link has ended")
+    /// The first thing that `wanted` makes of an event; the time counts for all events together.
+    async fn find<T>(&mut self, what: &str, mut wanted: impl FnMut(LinkEvent) -> Option<T>) -> T {
+        soon(what, async {
+            loop {
+                let event = self.events.recv().await.expect("the link has ended");
+                if let Some(found) = wanted(event) {
+                    return found;
+                }
+            }
+        })
+        .await
     }
 
     async fn up(&mut self) -> u32 {
-        loop {
-            if let LinkEvent::Up { connection } = self.next("the link to come up").await {
-                return connection;
-            }
-        }
+        self.find("the link to come up", |event| match event {
+            LinkEvent::Up { connection } => Some(connection),
+            LinkEvent::Down { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => None,
+        })
+        .await
     }
 
     async fn down(&mut self) -> String {
-        loop {
-            if let LinkEvent::Down { reason } = self.next("the link to go down").await {
-                return reason;
-            }
-        }
+        self.find("the link to go down", |event| match event {
+            LinkEvent::Down { reason } => Some(reason),
+            LinkEvent::Up { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => None,
+        })
+        .await
     }
 
     async fn message(&mut self, topic: &Topic) -> Incoming {
-        loop {
-            match self.next("a message").await {
-                LinkEvent::Message(message) if message.topic == *topic => return message,
-                LinkEvent::Down { reason } => panic!("the link went down: {reason}"),
-                LinkEvent::Up { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
-            }
-        }
+        self.find("a message", |event| match event {
+            LinkEvent::Message(message) if message.topic == *topic => Some(message),
+            LinkEvent::Down { reason } => panic!("the link went down: {reason}"),
+            LinkEvent::Up { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => None,
+        })
+        .await
     }
 
     async fn refused(&mut self) -> (String, Refusal) {
-        loop {
-            if let LinkEvent::Refused { topic, why } = self.next("a refusal").await {
-                return (topic, why);
-            }
-        }
+        self.find("a refusal", |event| match event {
+            LinkEvent::Refused { topic, why } => Some((topic, why)),
+            LinkEvent::Up { .. } | LinkEvent::Down { .. } | LinkEvent::Message(_) => None,
+        })
+        .await
     }
 
     /// Everything until the link's task has ended.
@@ -193,6 +203,30 @@ async fn two_ends_talk_through_the_broker() {
     let message = coordinator.message(&n1(Topic::State)).await;
     assert_eq!(coordinator.link.decode::<NodeState>(&message).unwrap(), state(1));
     assert_eq!(node.link.refused(), Refused::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_message_of_the_protocol_passes() {
+    let broker = Mosquitto::start();
+    let mut coordinator = End::coordinator(broker.port);
+    coordinator.up().await;
+    let (link, events) = Link::spawn(config(broker.port, "u", Audience::Console("u".parse().unwrap()), None));
+    let mut console = End { link, events };
+    console.up().await;
+    let step = PlanStep { step: StepKind::Snapshot, node: name(&"n".repeat(NodeName::MAX_BYTES)), stage: u16::MAX };
+    let response = ConsoleResponse {
+        id: "r-1".parse().unwrap(),
+        status: ResponseStatus::Planned,
+        code: "x".repeat(48).as_str().into(),
+        text: "\"".repeat(240).as_str().into(),
+        operation: None,
+        plan: std::iter::repeat_n(step, MAX_PLAN_STEPS).collect(),
+    };
+    assert!(encode(&response).unwrap().len() > 30 * 1024, "larger than rumqttc's own limit of 10 KiB");
+    let topic = Topic::ConsoleResponse("u".parse().unwrap());
+    coordinator.link.publish(&topic, &response).unwrap();
+    let message = console.message(&topic).await;
+    assert!(console.link.decode::<ConsoleResponse>(&message).unwrap() == response);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -541,13 +575,14 @@ async fn a_crew_of_fifty_comes_back_after_a_restart_of_the_broker() {
             coordinator.down().await;
         }
         let mut seen = std::collections::BTreeSet::new();
-        while seen.len() < 50 {
-            if let LinkEvent::Message(Incoming { topic: Topic::State(node), payload, .. }) =
-                coordinator.next("the state of every node").await
-            {
-                assert_eq!(decode::<NodeState>(&payload).unwrap(), state(3));
-                seen.insert(node);
-            }
-        }
+        coordinator
+            .find("the state of every node", |event| {
+                if let LinkEvent::Message(Incoming { topic: Topic::State(node), payload, .. }) = event {
+                    assert_eq!(decode::<NodeState>(&payload).unwrap(), state(3));
+                    seen.insert(node);
+                }
+                (seen.len() == 50).then_some(())
+            })
+            .await;
     }
 }

@@ -8,7 +8,7 @@
 //! | reset | reset the nodes; reset the master |
 //! | reboot | one Pi after the other, the master last: cordon, drain, reboot, wait until ready in a new boot, uncordon |
 //! | shutdown | cordon the nodes (nothing is evicted); switch them off; then the master |
-//! | node leave | cordon, drain, stop, delete the Node, reset: a node that is reset before its Node is gone cannot come back |
+//! | node leave | cordon, drain, stop, delete the Node, reset: a node that is reset before its Node is gone cannot come back; then make sure that the Node stayed away |
 
 use alloc::vec::Vec;
 use beehive_mqtt::coordinator::StepKind;
@@ -149,11 +149,12 @@ pub fn create(master: &PlanNode, nodes: &[PlanNode]) -> Vec<PlannedStep> {
     plan.steps
 }
 
-/// Tear the cluster down and make it again.
-pub fn rebuild(master: &PlanNode, nodes: &[PlanNode]) -> Vec<PlannedStep> {
+/// Tear the cluster down and make it again. `snapshot` is what a failure to keep a copy means: where the cluster is broken
+/// there may be nothing to copy.
+pub fn rebuild(master: &PlanNode, nodes: &[PlanNode], snapshot: Weight) -> Vec<PlannedStep> {
     let mut plan = Plan::default();
     if master.belongs == Belongs::Inside {
-        plan.add(StepKind::Snapshot, &master.name, Weight::Essential);
+        plan.add(StepKind::Snapshot, &master.name, snapshot);
         plan.next_stage();
     }
     teardown(&mut plan, master, nodes);
@@ -247,8 +248,16 @@ pub fn node_join(node: &PlanNode) -> Vec<PlannedStep> {
 
 /// Take one node out.
 pub fn node_leave(node: &NodeName) -> Vec<PlannedStep> {
+    leave(node, Weight::Essential)
+}
+
+fn leave(node: &NodeName, emptying: Weight) -> Vec<PlannedStep> {
     let mut plan = Plan::default();
-    for kind in [StepKind::Cordon, StepKind::Drain, StepKind::Stop, StepKind::DeleteNode, StepKind::Reset] {
+    for kind in [StepKind::Cordon, StepKind::Drain] {
+        plan.add(kind, node, emptying);
+    }
+    // deleted once more at the end: a Pi that restarts in between starts its engine, and that registers it anew
+    for kind in [StepKind::Stop, StepKind::DeleteNode, StepKind::Reset, StepKind::DeleteNode] {
         plan.add(kind, node, Weight::Essential);
     }
     plan.steps
@@ -262,6 +271,9 @@ pub fn node_reset(node: &PlanNode) -> Vec<PlannedStep> {
         plan.add(StepKind::DeleteNode, &node.name, Weight::BestEffort);
     }
     plan.add(StepKind::Reset, &node.name, Weight::Essential);
+    if node.belongs == Belongs::Inside || node.ghost == Ghost::Present {
+        plan.add(StepKind::DeleteNode, &node.name, Weight::BestEffort);
+    }
     plan.steps
 }
 
@@ -302,7 +314,8 @@ pub fn local(node: &PlanNode, want: Want) -> Vec<PlannedStep> {
             plan.add(StepKind::LetGo, &node.name, Weight::Essential);
             plan.steps
         }
-        Want::Leave => node_leave(&node.name),
+        // somebody stands there and wants it clean
+        Want::Leave => leave(&node.name, Weight::BestEffort),
     }
 }
 
@@ -325,7 +338,11 @@ mod tests {
 
     #[test]
     fn rebuild_resets_the_master_last_and_initialises_it_first() {
-        let plan = rebuild(&node("m", Belongs::Inside), &[node("a", Belongs::Inside), node("b", Belongs::Outside)]);
+        let plan = rebuild(
+            &node("m", Belongs::Inside),
+            &[node("a", Belongs::Inside), node("b", Belongs::Outside)],
+            Weight::Essential,
+        );
         assert_eq!(
             words(&plan),
             [
@@ -369,6 +386,9 @@ mod tests {
             (1..beehive_mqtt::MAX_NODES).map(|number| node(&alloc::format!("n{number}"), Belongs::Inside)).collect();
         let plan = reboot(&node("m", Belongs::Inside), &nodes);
         assert!(plan.len() <= beehive_mqtt::console::MAX_PLAN_STEPS);
-        assert!(rebuild(&node("m", Belongs::Inside), &nodes).len() <= beehive_mqtt::console::MAX_PLAN_STEPS);
+        assert!(
+            rebuild(&node("m", Belongs::Inside), &nodes, Weight::Essential).len()
+                <= beehive_mqtt::console::MAX_PLAN_STEPS
+        );
     }
 }

@@ -15,7 +15,6 @@ mod perform;
 mod show;
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::engine::Engine;
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Host, HostError, Notice};
@@ -93,23 +92,6 @@ pub struct AgentSettings {
     pub sensors_every_ms: u64,
 }
 
-impl AgentSettings {
-    /// The settings that a configuration stands for.
-    pub fn new(config: &Config, start: u32) -> Self {
-        Self {
-            node: config.node.clone(),
-            role: config.role,
-            start,
-            thresholds: config.button,
-            deadlines: config.power,
-            feed: config.feed,
-            destruction: config.destruction(),
-            broker: config.broker_trust(),
-            sensors_every_ms: config.poe_hat.poll_ms,
-        }
-    }
-}
-
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentEnd {
@@ -138,6 +120,7 @@ struct Agent {
     recogniser: Option<Recogniser>,
     shim: Option<Shim<Box<dyn Button>>>,
     shim_next: Option<Instant>,
+    listening_since: Instant,
     leds: Option<Box<dyn Leds>>,
     led_shown: Option<Light>,
     player: Player,
@@ -170,8 +153,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
     let clock = Clock;
     let now = clock.now();
     let record: NodeRecord = store.load(RECORD)?.unwrap_or_default();
-    let config =
-        NodeConfig { role: settings.role, destruction: settings.destruction, boot: host.boot_id() };
+    let config = NodeConfig { role: settings.role, destruction: settings.destruction, boot: host.boot_id() };
     let (core, first) = NodeCore::start(cluster(now), config, record);
     store.save(RECORD, core.record())?;
 
@@ -204,6 +186,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         recogniser,
         shim,
         shim_next: Some(now),
+        listening_since: now,
         leds: board.leds.take(),
         led_shown: None,
         player: Player::new(),
@@ -323,7 +306,7 @@ impl Agent {
     fn edge(&mut self, edge: Edge) {
         // while the line is ours as an LED, its edges are our own
         let listening = self.shim.as_ref().is_some_and(Shim::is_listening);
-        if !listening {
+        if !listening || edge.at < self.listening_since {
             return;
         }
         if let Some(recogniser) = &mut self.recogniser {
@@ -531,4 +514,3 @@ impl Agent {
 pub fn presence_topic(node: &NodeName) -> Topic {
     Topic::Presence(node.clone())
 }
-

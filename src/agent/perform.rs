@@ -107,9 +107,7 @@ impl Agent {
         let outcomes = self.outcomes.clone();
         tokio::spawn(async move {
             let outcome = match tokio::time::timeout(Duration::from_millis(deadline_ms), future).await {
-                Ok(Ok(done)) => {
-                    EngineOutcome::Done { code: Text::cut(done.code), detail: Text::cut(&done.detail) }
-                }
+                Ok(Ok(done)) => EngineOutcome::Done { code: Text::cut(done.code), detail: Text::cut(&done.detail) },
                 Ok(Err(error)) => {
                     EngineOutcome::Failed { code: Text::cut(error.code), reason: Text::cut(&error.reason) }
                 }

@@ -124,10 +124,14 @@ impl Agent {
         }
         let shim_light = if self.is_for_the_shim(now) { light } else { Light::Dark };
         let Some(shim) = &mut self.shim else { return };
+        let was_listening = shim.is_listening();
         match shim.poll(now, shim_light) {
             Ok(seen) => {
                 self.shim_next = seen.next;
-                if let (Some(level), Some(recogniser)) = (seen.level, &mut self.recogniser) {
+                // while edges come they tell, with the kernel's stamps; a sample would overtake one that is on its way
+                let sample = seen.level.filter(|_| !was_listening);
+                if let (Some(level), Some(recogniser)) = (sample, &mut self.recogniser) {
+                    self.listening_since = now;
                     let events = recogniser.sample(now, level);
                     if !events.is_empty() {
                         self.gestures(now, events);

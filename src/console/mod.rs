@@ -10,7 +10,7 @@
 //! | [`render`] | tables, lines and documents from it; pure |
 //! | [`order`] | what a command asks for; pure |
 //! | [`progress`] | an operation's steps as they are reported |
-//! | [`confirm`] | the name that is typed before something is destroyed |
+//! | [`mod@confirm`] | the name that is typed before something is destroyed |
 //! | [`exit`] | exit codes and errors |
 //! | `session` | the link, the collecting, the asking |
 
@@ -438,7 +438,11 @@ impl Console<'_> {
         reporter.line(&format!("{}: operation {id}", order.title));
         loop {
             if let Some(operation) = session.view.operation_by_id(id) {
-                let fresh = operation.summary.as_ref().filter(|summary| before != Some(summary.revision));
+                let fresh = operation.summary.as_ref().filter(|summary| match before {
+                    Some(revision) => revision != summary.revision,
+                    // of an operation that existed before, what the broker kept may be its earlier end
+                    None => order.kind().is_some() || operation.was_heard_live(),
+                });
                 if let Some(summary) = fresh {
                     reporter.show(operation);
                     if let Some(exit) = of_operation(summary.phase, order.wanted) {

@@ -176,6 +176,11 @@ impl OperationView {
         (ended, ended + u32::from(counts.pending) + u32::from(counts.running))
     }
 
+    /// Whether a summary came as it was published, rather than from the broker's store.
+    pub fn was_heard_live(&self) -> bool {
+        self.live
+    }
+
     /// Whether the summary says that nothing more comes.
     pub fn is_final(&self) -> bool {
         self.summary.as_ref().is_some_and(|summary| summary.phase.is_final())

@@ -390,10 +390,11 @@ pub fn answer_document(
 /// The end of an operation in words.
 pub fn outcome_text(title: &str, summary: &OperationSummary) -> String {
     let counts = summary.counts;
-    let mut text = format!("{title} {}: {} steps done", summary.phase, counts.done);
-    for (count, what) in
-        [(counts.failed, "failed"), (counts.skipped, "skipped"), (counts.pending + counts.running, "not run")]
-    {
+    let not_run = counts.pending + counts.running;
+    let total = counts.done + counts.failed + counts.skipped + not_run;
+    let phase = summary.phase.as_str().replace('_', " ");
+    let mut text = format!("{title}: {phase}, {} of {total} steps done", counts.done);
+    for (count, what) in [(counts.failed, "failed"), (counts.skipped, "skipped"), (not_run, "not run")] {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
         }
@@ -648,7 +649,7 @@ STEP  STAGE  WHAT      NODE
         end.failures.push(Failure { node: name("pi-2"), step: StepKind::Join, reason }).unwrap();
         assert_eq!(
             outcome_text("rebuild of crew bee", &end),
-            "rebuild of crew bee partly_done: 3 steps done, 1 failed, 2 skipped\n  join on pi-2: no\u{fffd}way\n"
+            "rebuild of crew bee: partly done, 3 of 6 steps done, 1 failed, 2 skipped\n  join on pi-2: no\u{fffd}way\n"
         );
     }
 

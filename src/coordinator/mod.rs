@@ -11,7 +11,8 @@ use beehive_cluster::coordinator::{Action, Coordinator, CoordinatorConfig, Coord
 use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse, ResponseStatus};
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
-use beehive_mqtt::{DecodeError, Payload, RequestId, Text, Topic, UserName};
+use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,7 @@ struct Task {
     link: Link,
     outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
     store_failed: bool,
+    online: BTreeSet<NodeName>,
 }
 
 /// Runs a coordinator until `stop` resolves.
@@ -61,7 +63,8 @@ pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> any
     let (core, first) = Coordinator::start(instant(clock), config, record);
     let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
     let mut view = kubernetes.watch();
-    let mut task = Task { clock, core, kubernetes, store, link, outcomes, store_failed: false };
+    let mut task =
+        Task { clock, core, kubernetes, store, link, outcomes, store_failed: false, online: BTreeSet::new() };
     task.perform(first);
     let seen = view.borrow_and_update().clone();
     task.step(Event::Kube(seen));
@@ -167,15 +170,21 @@ impl Task {
         match message.topic.clone() {
             Topic::Presence(node) => {
                 let Ok(presence) = self.link.decode::<Presence>(&message) else { return };
-                if presence.status == Connection::Offline {
-                    self.kubernetes.observe(&node, Observed::Offline);
+                match presence.status {
+                    Connection::Online => {
+                        self.online.insert(node.clone());
+                    }
+                    Connection::Offline => {
+                        self.online.remove(&node);
+                        self.kubernetes.observe(&node, Observed::Offline);
+                    }
                 }
                 self.step(Event::Presence { node, presence });
             }
             Topic::State(node) => {
                 let Ok(state) = self.link.decode::<NodeState>(&message) else { return };
-                // a kept state may be of a node that is long gone; only one that is said now shows that it lives
-                if message.retained == Retained::No {
+                // a kept state may be of a node that is long gone; it counts where the node is known to be connected
+                if message.retained == Retained::No || self.online.contains(&node) {
                     self.kubernetes.observe(&node, Observed::State(&state));
                 }
                 self.step(Event::State { node, state: Box::new(state) });

@@ -6,9 +6,22 @@
 //!
 //! | module | way to the hardware |
 //! | --- | --- |
+//! | [`character_device`] | the button through the kernel's GPIO character device; the default |
+//! | [`rppal`] | the button through rppal |
+//! | [`linux_embedded_hal`] | the button through linux-embedded-hal |
+//! | [`kernel_hat`] | the PoE HAT through the kernel's files; the default |
+//! | [`i2c`] | the PoE HAT over an I2C bus that the configuration names |
+//! | [`leds`] | the Pi's own LEDs |
 //! | [`simulated`] | none; turned by knobs, for the demo and the tests |
 
+pub mod character_device;
+mod chips;
+pub mod i2c;
+pub mod kernel_hat;
+pub mod leds;
+pub mod linux_embedded_hal;
 pub mod poe_hat;
+pub mod rppal;
 pub mod simulated;
 
 use std::fmt;
@@ -21,6 +34,13 @@ use beehive_board::time::Instant;
 use beehive_mqtt::Text;
 use beehive_mqtt::node::{Part, PartStatus};
 use tokio::sync::mpsc;
+
+use crate::config::{Config, HatBus, PinBackend, Switch};
+use i2c::I2cHat;
+use kernel_hat::KernelHat;
+use leds::SysfsLeds;
+use poe_hat::HatSensors;
+use simulated::SimulatedBoard;
 
 /// Edges that the agent has not taken yet. A person makes a few a second; bounce makes some more within milliseconds.
 pub const MAX_EDGES: usize = 64;
@@ -169,6 +189,101 @@ pub struct Board {
     pub sensors: Box<dyn Sensors>,
     /// What was found.
     pub info: BoardInfo,
+}
+
+/// The name under which the kernel shows our line to others.
+const CONSUMER: &str = "beehive";
+
+/// Why a part is not used.
+#[derive(Debug)]
+struct Unusable {
+    status: PartStatus,
+    detail: String,
+}
+
+impl From<Unusable> for Part {
+    fn from(unusable: Unusable) -> Self {
+        part(unusable.status, unusable.detail)
+    }
+}
+
+/// Opens the board as `config` wants it. What cannot be had is said in [`Board::info`].
+pub fn open(config: &Config) -> Board {
+    let (sender, mut edges) = mpsc::channel(MAX_EDGES);
+    let (button, button_part) = match config.pins.button {
+        Switch::Off => (None, part(PartStatus::Off, "switched off in the configuration")),
+        Switch::Auto => match config.pins.backend {
+            PinBackend::None => (None, part(PartStatus::Off, "pins.backend is none")),
+            PinBackend::Simulated => {
+                let (board, _) = SimulatedBoard::build();
+                edges = board.edges;
+                (board.button, board.info.button)
+            }
+            real @ (PinBackend::CharacterDevice | PinBackend::Rppal | PinBackend::LinuxEmbeddedHal) => {
+                match open_button(real, &config.pins.chips, sender) {
+                    Ok((button, detail)) => (Some(button), part(PartStatus::Works, detail)),
+                    Err(unusable) => (None, unusable.into()),
+                }
+            }
+        },
+    };
+    let (leds, leds_part): (Option<Box<dyn Leds>>, Part) = match config.leds {
+        Switch::Off => (None, part(PartStatus::Off, "switched off in the configuration")),
+        Switch::Auto => match SysfsLeds::open(std::path::Path::new(leds::FOLDER)) {
+            Ok((leds, names)) => (Some(Box::new(leds)), part(PartStatus::Works, names)),
+            Err(unusable) => (None, unusable.into()),
+        },
+    };
+    let sensors = open_sensors(&config.poe_hat.bus);
+    let poe_hat = part(PartStatus::Missing, "not looked for yet");
+    let pins = Text::cut(config.pins.backend.as_str());
+    Board { button, edges, leds, sensors, info: BoardInfo { pins, button: button_part, poe_hat, leds: leds_part } }
+}
+
+fn open_button(
+    backend: PinBackend,
+    labels: &[String],
+    edges: mpsc::Sender<Edge>,
+) -> Result<(Box<dyn Button>, String), Unusable> {
+    let chip = chips::find(labels)?.if_free()?;
+    let button = match backend {
+        PinBackend::CharacterDevice => character_device::open(&chip, edges)?,
+        PinBackend::Rppal => rppal::open(&chip, edges)?,
+        PinBackend::LinuxEmbeddedHal => linux_embedded_hal::open(&chip, edges)?,
+        PinBackend::Simulated | PinBackend::None => {
+            return Err(Unusable { status: PartStatus::Off, detail: "no way to the pins".to_owned() });
+        }
+    };
+    Ok((button, chip.line_name()))
+}
+
+fn open_sensors(bus: &HatBus) -> Box<dyn Sensors> {
+    match bus {
+        HatBus::Auto => Box::new(KernelHat::new()),
+        HatBus::Off => Box::new(NoSensors(part(PartStatus::Off, "switched off in the configuration"))),
+        HatBus::Path(path) => {
+            let of_the_firmware = path.file_name().is_some_and(|name| name == "i2c-0");
+            if of_the_firmware && KernelHat::new().is_driven() {
+                let why = "i2c-0 is not opened beside the kernel's own driver of a HAT; set poe_hat.bus to \"auto\"";
+                return Box::new(NoSensors(part(PartStatus::Busy, why)));
+            }
+            Box::new(HatSensors::new(I2cHat::new(path)))
+        }
+    }
+}
+
+/// A HAT that nobody looks for may be there all the same: it tells no current.
+struct NoSensors(Part);
+
+impl Sensors for NoSensors {
+    fn poll(&mut self, _now: Instant) -> SensorReport {
+        SensorReport {
+            hat: HatReading::NoCurrent,
+            over_current: OverCurrent::None,
+            fan_duty: None,
+            part: self.0.clone(),
+        }
+    }
 }
 
 /// A part with `status` and why.

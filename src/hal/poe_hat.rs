@@ -18,7 +18,7 @@ use super::{OverCurrent, SensorReport, Sensors, part};
 pub const PROBES_AT_START: u32 = 3;
 
 /// A way to the HAT's registers on which it can be looked for.
-pub trait HatBus: Registers {
+pub trait HatRegisters: Registers {
     /// The bus, for people: `/dev/i2c-1`.
     fn name(&self) -> String;
 
@@ -44,7 +44,7 @@ enum Knowledge {
     Seen,
 }
 
-impl<B: HatBus> HatSensors<B> {
+impl<B: HatRegisters> HatSensors<B> {
     /// Sensors on `bus`, which is not asked yet.
     pub fn new(bus: B) -> Self {
         Self { hat: PoeHat::new(bus), knowledge: Knowledge::Silent { probes: 0 } }
@@ -75,7 +75,7 @@ impl<B: HatBus> HatSensors<B> {
     }
 }
 
-impl<B: HatBus + Send> Sensors for HatSensors<B>
+impl<B: HatRegisters + Send> Sensors for HatSensors<B>
 where
     B::Error: fmt::Debug,
 {

@@ -14,7 +14,7 @@ use beehive_mqtt::Text;
 use beehive_mqtt::node::PartStatus;
 use tokio::sync::mpsc;
 
-use super::poe_hat::{HatBus, HatSensors};
+use super::poe_hat::{HatRegisters, HatSensors};
 use super::{Board, BoardInfo, Button, Edge, HalError, Led, Leds, MAX_EDGES, part};
 use crate::clock::Clock;
 
@@ -248,7 +248,7 @@ impl Registers for SimulatedHat {
     }
 }
 
-impl HatBus for SimulatedHat {
+impl HatRegisters for SimulatedHat {
     fn name(&self) -> String {
         "the simulated bus".to_owned()
     }
@@ -376,7 +376,7 @@ mod tests {
         }
     }
 
-    impl HatBus for Script {
+    impl HatRegisters for Script {
         fn name(&self) -> String {
             "the test's bus".to_owned()
         }

@@ -5,7 +5,7 @@
 //! | [`linux`] | a Pi: `/proc`, logind over D-Bus, systemd's notify socket |
 //! | [`simulated`] | none: a channel that tells the demo what was asked for |
 
-// pub mod linux;
+pub mod linux;
 pub mod simulated;
 
 use beehive_board::cut::FeedRecord;
@@ -13,7 +13,7 @@ use beehive_board::power::Goal;
 use beehive_mqtt::BootId;
 use futures_util::future::BoxFuture;
 
-// pub use linux::LinuxHost;
+pub use linux::LinuxHost;
 pub use simulated::SimulatedHost;
 
 /// How a shutdown is asked for.

@@ -211,7 +211,7 @@ impl Link {
     /// Starts the link's task. It has to be called within a tokio runtime. It connects, and connects again after every
     /// loss, until [`Link::close`] or [`Link::abandon`].
     ///
-    /// The events have to be read: while [`EVENTS`] of them wait, the link stands still. Who does not care drops the
+    /// The events have to be read: while 512 of them wait, the link stands still. Who does not care drops the
     /// receiver.
     pub fn spawn(config: LinkConfig) -> (Self, mpsc::Receiver<LinkEvent>) {
         let shared = Arc::new(Shared {

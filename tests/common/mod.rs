@@ -56,6 +56,11 @@ impl Mosquitto {
         }
     }
 
+    /// Its process, to freeze and thaw it.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map(Child::id).expect("mosquitto does not run")
+    }
+
     /// What it logged since its last start.
     pub fn log(&self) -> String {
         log(self.dir.path())

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb};
 use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::node::{CommandResult, CommandStatus, Lifecycle, PowerPhase};
+use beehive_mqtt::node::{CommandResult, CommandStatus, Lifecycle, PowerPhase, ShutdownOutcome};
 use beehive_mqtt::{CommandId, NodeName, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
@@ -29,6 +29,7 @@ const IDENTIFY_S: u16 = 30;
 /// What is known of a running step in this start of the coordinator. Nothing of it is stored: a credential must not be.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
+    begun: Instant,
     deadline: Instant,
     send_at: Instant,
     every_ms: u64,
@@ -36,14 +37,31 @@ pub(crate) struct Live {
     kube: Option<u64>,
     credential: Option<JoinCredential>,
     accepted: Accepted,
+    patient: Patient,
     /// What it waits for, for people.
     pub(crate) waits: Text<160>,
+}
+
+/// Whether the time in which a silent node may come back still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patient {
+    Yes,
+    No,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
     No,
     Yes,
+}
+
+/// Whether a cordon becomes ours.
+enum Own {
+    Yes,
+    /// Nothing is to be done, for this reason.
+    No(&'static str),
+    /// It cannot be told yet.
+    Wait,
 }
 
 /// What a look at a running step says.
@@ -143,7 +161,7 @@ impl Coordinator {
 
     fn begin_pending(&mut self, now: Instant, id: &OperationId) {
         let Some(operation) = self.operation(id) else { return };
-        if operation.phase != OperationPhase::Running {
+        if operation.phase != OperationPhase::Running || operation.has_lost_its_sense() {
             return;
         }
         let Some(stage) = operation.steps.iter().filter(|step| !step.has_ended()).map(|step| step.stage).min() else {
@@ -214,77 +232,104 @@ impl Coordinator {
             | StepKind::Identify
             | StepKind::LetGo => false,
         };
-        if !begins || self.record.slots.contains(node) {
+        if !begins {
             return None;
         }
-        if self.record.slots.len() < usize::from(self.config.max_unavailable) {
+        // its button was pressed: it goes down, and is worked on when it is back
+        let leaves =
+            self.record.cordon_of(node).is_some_and(|cordon| matches!(cordon.release, Release::OnReturn { .. }));
+        let pressed = self.record.operations.iter().any(|held| {
+            held.scope == Scope::Local && held.kind != OperationKind::NodeIdentify && held.node.as_ref() == Some(node)
+        });
+        if leaves || pressed {
+            return Some(Text::cut("waits for its return: it goes down by itself"));
+        }
+        if self.record.slots.contains(node) {
             return None;
         }
-        let holder = self.record.slots.first().map_or("", NodeName::as_str);
+        let holder = self.slots_full(None)?;
         Some(Text::format(format_args!("waits for a slot, held by {holder} (max_unavailable)")))
+    }
+
+    /// One who holds a slot, if every slot is held by somebody other than `but`.
+    pub(super) fn slots_full(&self, but: Option<&NodeName>) -> Option<&NodeName> {
+        let mut others = self.record.slots.iter().filter(|held| Some(*held) != but);
+        let first = others.next()?;
+        // with none allowed nothing could ever be restarted
+        (1 + others.count() >= usize::from(self.config.max_unavailable.max(1))).then_some(first)
     }
 
     fn begin(&mut self, now: Instant, id: &OperationId, index: usize) {
         let Some(step) = self.step_at(id, index) else { return };
         let (kind, node) = (step.kind, step.node.clone());
-        let boot = self.state_of(&node).map(|state| state.boot.clone());
-        // a wait for readiness after a restart compares with the boot before that restart
+        // a wait for readiness after a restart compares with the boot before that restart; a restart's own is known when
+        // the node takes the command, a node's own wish names it
         let rebooted = self.operation(id).and_then(|operation| {
             let earlier = operation.steps.iter().take(index);
             earlier
                 .filter(|step| step.node == node && step.kind == StepKind::Reboot)
                 .find_map(|step| step.boot_before.clone())
         });
-        let boot_before = match kind {
-            StepKind::WaitReady => rebooted,
-            StepKind::Snapshot
-            | StepKind::Cordon
-            | StepKind::Drain
-            | StepKind::Uncordon
-            | StepKind::Stop
-            | StepKind::DeleteNode
-            | StepKind::Reset
-            | StepKind::Initialise
-            | StepKind::Join
-            | StepKind::AddOns
-            | StepKind::Reboot
-            | StepKind::PowerOff
-            | StepKind::Identify
-            | StepKind::LetGo => boot,
-        };
         self.change(id, index, |step| {
             step.state = StepState::Running;
             step.attempt += 1;
             step.reason = Text::new();
-            step.boot_before = boot_before;
+            match kind {
+                StepKind::WaitReady => step.boot_before = rebooted,
+                StepKind::Reboot | StepKind::PowerOff => step.boot_before = None,
+                StepKind::Snapshot
+                | StepKind::Cordon
+                | StepKind::Drain
+                | StepKind::Uncordon
+                | StepKind::Stop
+                | StepKind::DeleteNode
+                | StepKind::Reset
+                | StepKind::Initialise
+                | StepKind::Join
+                | StepKind::AddOns
+                | StepKind::Identify
+                | StepKind::LetGo => {}
+            }
         });
         if kind == StepKind::Cordon {
-            self.begin_cordon(now, id, index, &node);
+            let holds = self.operation(id).is_some_and(|held| is_rolling(held.kind) || held.scope == Scope::Local);
+            if holds {
+                self.record.hold_slot(&node);
+            }
         }
         self.live_of(now, id, index);
     }
 
-    /// Whatever comes after, it is stored first that it was us who cordoned.
-    fn begin_cordon(&mut self, now: Instant, id: &OperationId, index: usize, node: &NodeName) {
-        let Some(operation) = self.operation(id) else { return };
-        let (kind, scope) = (operation.kind, operation.scope);
-        let ours = self.record.cordons.iter().any(|cordon| cordon.node == *node);
-        match self.kube.node(node).map(|seen| seen.scheduling) {
-            None => self.end(now, id, index, StepState::Done, Text::cut("Kubernetes has no such Node")),
-            Some(Scheduling::Cordoned) if !ours => {
-                self.end(now, id, index, StepState::Done, Text::cut("was cordoned by somebody else"));
-            }
-            Some(Scheduling::Cordoned | Scheduling::Open) => {
-                self.record.cordons.retain(|cordon| cordon.node != *node);
+    /// Whether a cordon is to be asked for. Before it is, it is noted that it is us who cordon; a cordon that somebody else
+    /// made is theirs. While the API server does not answer nobody can tell, so that waits.
+    fn own_cordon(&mut self, id: &OperationId, node: &NodeName) -> Own {
+        let scheduling = match self.kube_node(node) {
+            Err(()) => return Own::Wait,
+            Ok(seen) => seen.map(|seen| seen.scheduling),
+        };
+        // an uncordon that is under way would undo it
+        if self.is_being_uncordoned(node) {
+            return Own::Wait;
+        }
+        match (scheduling, self.record.cordon_of(node).map(|cordon| &cordon.release)) {
+            (None, _) => Own::No("Kubernetes has no such Node"),
+            (Some(Scheduling::Cordoned), None) => Own::No("was cordoned by somebody else"),
+            // it was drained to stay so, and stays so after this
+            (Some(Scheduling::Cordoned), Some(Release::ByOperator)) => Own::No("was drained before"),
+            (Some(Scheduling::Cordoned), Some(Release::WithOperation | Release::OnReturn { .. }))
+            | (Some(Scheduling::Open), _) => {
+                let start = self.state_of(node).map_or(0, |state| state.start);
+                let held = self.record.cordon_of(node).filter(|cordon| cordon.operation == *id);
+                let start = held.map_or(start, |cordon| cordon.start);
+                self.record.forget_cordon(node);
                 self.record.cordons.push(super::Cordon {
                     node: node.clone(),
                     operation: id.clone(),
+                    start,
                     release: Release::WithOperation,
                 });
+                Own::Yes
             }
-        }
-        if is_rolling(kind) || scope == Scope::Local {
-            self.record.hold_slot(node);
         }
     }
 
@@ -296,6 +341,7 @@ impl Coordinator {
         }
         let limit = limit_ms(step.kind, self.config.drain_ms);
         let live = self.live.entry((id.clone(), index)).or_insert_with(|| Live {
+            begun: now,
             deadline: now.plus_ms(limit),
             send_at: now,
             every_ms: SEND_AGAIN_MS,
@@ -303,6 +349,7 @@ impl Coordinator {
             kube: None,
             credential: None,
             accepted: Accepted::No,
+            patient: Patient::Yes,
             waits: Text::new(),
         });
         Some(live)
@@ -310,6 +357,16 @@ impl Coordinator {
 
     pub(super) fn waits(&self, id: &OperationId, index: usize) -> Option<&Text<160>> {
         self.live.get(&(id.clone(), index)).map(|live| &live.waits).filter(|text| !text.is_empty())
+    }
+
+    /// When something is due for the steps that run.
+    pub(super) fn step_deadlines(&self) -> impl Iterator<Item = Instant> + '_ {
+        self.live.values().map(|live| {
+            let sends = if live.kube.is_some() { live.deadline } else { live.send_at.min(live.deadline) };
+            // after that a silent node is given up
+            let patience = live.begun.plus_ms(super::SILENT_MS);
+            if live.patient == Patient::Yes { sends.min(patience) } else { sends }
+        })
     }
 
     // ---- driving
@@ -322,6 +379,11 @@ impl Coordinator {
             }
             if !known {
                 self.after_restart(id, index);
+            }
+            if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                if now.since_ms(live.begun) >= super::SILENT_MS {
+                    live.patient = Patient::No;
+                }
             }
             match self.judge(now, id, index) {
                 Verdict::Done(reason) => self.end(now, id, index, StepState::Done, reason),
@@ -360,7 +422,8 @@ impl Coordinator {
             (Some(before), Some(state)) => *before != state.boot,
             (None, _) | (_, None) => false,
         };
-        let online = self.is_online(node);
+        let online = self.is_online(now, node);
+        let silent = self.is_silent(now, node);
         let late = now >= live.deadline;
         let waits = match step.kind {
             StepKind::Initialise | StepKind::Join => {
@@ -377,15 +440,20 @@ impl Coordinator {
                 "waits for the node"
             }
             StepKind::WaitReady => {
-                let cluster = self.record.cluster.as_ref().map(|cluster| &cluster.id);
-                let seen = self.kube.node(node).filter(|_| cluster.is_some() && self.kube.cluster.as_ref() == cluster);
-                let fresh = match (&step.boot_before, seen.and_then(|seen| seen.boot.as_ref())) {
-                    (Some(before), Some(boot)) => boot != before,
-                    (Some(_), None) => false,
-                    (None, _) => true,
-                };
+                let restarted = operation
+                    .steps
+                    .iter()
+                    .take(index)
+                    .any(|earlier| earlier.node == *node && earlier.kind == StepKind::Reboot);
+                let seen = self.kube_node(node).ok().flatten();
+                // a kubelet's Ready outlives it by 40 s: after a restart only that of the present boot counts
+                let fresh = !restarted
+                    || seen.and_then(|seen| seen.boot.as_ref()).is_some_and(|boot| {
+                        step.boot_before.as_ref() != Some(boot) && state.is_some_and(|state| state.boot == *boot)
+                    });
                 match seen.map(|seen| seen.ready) {
-                    Some(Ready::Yes) if fresh => return Verdict::Done(Text::cut("is ready")),
+                    Some(Ready::Yes) if fresh && online => return Verdict::Done(Text::cut("is ready")),
+                    Some(Ready::Yes) if fresh => "ready, but its agent is not connected",
                     Some(Ready::Yes) => "ready, but still of the boot before",
                     Some(Ready::No) => "not ready yet",
                     None => "Kubernetes does not know it yet",
@@ -398,33 +466,48 @@ impl Coordinator {
                 if online { "restarts" } else { "waits for its return" }
             }
             StepKind::PowerOff => {
-                if new_boot {
+                // else the power was only cut under it, as its answer will say
+                let orderly = state
+                    .and_then(|state| state.last_shutdown.as_ref())
+                    .is_some_and(|last| last.outcome == ShutdownOutcome::Orderly);
+                if new_boot && orderly {
                     return Verdict::Done(Text::cut("was off and is back already"));
                 }
-                let going = live.accepted == Accepted::Yes
-                    || state.is_some_and(|state| {
-                        matches!(state.power, PowerPhase::Stopping | PowerPhase::HandingOver | PowerPhase::Halted)
-                    });
-                if going && !online {
+                let handed_over =
+                    state.is_some_and(|state| matches!(state.power, PowerPhase::HandingOver | PowerPhase::Halted));
+                if handed_over && !online {
                     return Verdict::Done(Text::cut("is off"));
+                }
+                // it took the command and its last words were lost: presence alone permits nothing, so after a while
+                if silent && (step.boot_before.is_some() || live.accepted == Accepted::Yes) {
+                    return Verdict::Done(Text::cut("is silent since it was told"));
                 }
                 "goes down"
             }
             StepKind::LetGo => {
+                let goes = state.is_some_and(|state| {
+                    step.boot_before.as_ref() == Some(&state.boot)
+                        && matches!(state.power, PowerPhase::Stopping | PowerPhase::HandingOver | PowerPhase::Halted)
+                });
                 if new_boot {
                     return Verdict::Done(Text::cut("has restarted"));
+                }
+                if goes {
+                    return Verdict::Done(Text::cut("goes on by itself"));
+                }
+                if silent && step.boot_before.is_some() {
+                    return Verdict::Done(Text::cut("is silent since it asked"));
                 }
                 "waits for the node's answer"
             }
             StepKind::DeleteNode => {
-                let gone = self.kube.node(node).is_none();
-                if gone && (self.kube.cluster.is_some() || self.record.cluster.is_none()) {
+                if self.kube_node(node) == Ok(None) {
                     return Verdict::Done(Text::cut("Kubernetes has no such Node"));
                 }
                 "waits until the Node is gone"
             }
             StepKind::Drain | StepKind::Uncordon => {
-                if self.kube.cluster.is_some() && self.kube.node(node).is_none() {
+                if self.kube_node(node) == Ok(None) {
                     return Verdict::Done(Text::cut("Kubernetes has no such Node"));
                 }
                 "waits for the API server"
@@ -439,23 +522,16 @@ impl Coordinator {
             return Verdict::Failed(Text::format(format_args!("timed out: {reason}")));
         }
         // with no answer at all, and silent for long: nobody is there
-        if is_command(step.kind) && live.accepted == Accepted::No && self.is_silent(now, node) {
-            let limit = limit_ms(step.kind, self.config.drain_ms);
-            let begun = live.deadline.as_ms().saturating_sub(limit);
-            if now.as_ms().saturating_sub(begun) >= super::SILENT_MS {
-                return Verdict::Failed(Text::cut("the node is silent"));
-            }
+        let taken = live.accepted == Accepted::Yes || step.boot_before.is_some();
+        if is_command(step.kind) && !taken && silent && live.patient == Patient::No {
+            return Verdict::Failed(Text::cut("the node is silent"));
         }
-        let silent = is_command(step.kind) && !online;
-        Verdict::Wait(if live.failures > 0 || silent && step.kind != StepKind::Reboot {
-            Text::format(format_args!(
-                "{waits}{}{}",
-                if silent { ", which is not connected" } else { "" },
-                Again(live.failures)
-            ))
-        } else {
-            Text::cut(waits)
-        })
+        let away = is_command(step.kind) && !online && step.kind != StepKind::Reboot;
+        Verdict::Wait(Text::format(format_args!(
+            "{waits}{}{}",
+            if away { ", which is not connected" } else { "" },
+            Again(live.failures)
+        )))
     }
 
     /// Sends, or sends again, what the step needs.
@@ -469,8 +545,25 @@ impl Coordinator {
         let deadline_ms = live.deadline.since_ms(now);
         let drain_ms = self.config.drain_ms;
         let work = match kind {
-            StepKind::Cordon => KubeWork::Cordon(node.clone()),
-            StepKind::Uncordon => KubeWork::Uncordon(node.clone()),
+            StepKind::Cordon => match self.own_cordon(id, &node) {
+                Own::Yes => KubeWork::Cordon(node.clone()),
+                Own::No(reason) => return self.end(now, id, index, StepState::Done, Text::cut(reason)),
+                Own::Wait => {
+                    if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                        live.send_at = now.plus_ms(RETRY_MS);
+                    }
+                    return;
+                }
+            },
+            StepKind::Uncordon => {
+                let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
+                let ours = self.record.cordon_of(&node).is_some_and(|cordon| cordon.operation == *id);
+                if !asked && !ours {
+                    let reason = Text::cut("stays cordoned: it was not this operation that cordoned it");
+                    return self.end(now, id, index, StepState::Done, reason);
+                }
+                KubeWork::Uncordon(node.clone())
+            }
             StepKind::Drain => KubeWork::Drain { node: node.clone(), deadline_ms: drain_ms.min(deadline_ms) },
             StepKind::DeleteNode => KubeWork::DeleteNode(node.clone()),
             StepKind::Join if live.credential.is_none() => {
@@ -479,7 +572,13 @@ impl Coordinator {
                 };
                 KubeWork::MintCredential { node: node.clone(), cluster }
             }
-            StepKind::WaitReady => return,
+            // what it waits for comes as an event
+            StepKind::WaitReady => {
+                if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                    live.send_at = live.deadline;
+                }
+                return;
+            }
             StepKind::Snapshot
             | StepKind::Stop
             | StepKind::Reset
@@ -556,6 +655,14 @@ impl Coordinator {
         let Some((id, index)) = self.find_command(node, &result.id) else { return };
         match result.status {
             CommandStatus::Accepted | CommandStatus::InProgress => {
+                // noted only once a state of that boot was seen: an older one that is still shown would pass for a new one
+                let here = self.state_of(node).is_some_and(|state| state.boot == result.boot);
+                let restarts = self.step_at(&id, index).is_some_and(|step| {
+                    matches!(step.kind, StepKind::Reboot | StepKind::PowerOff) && step.boot_before.is_none()
+                });
+                if restarts && here {
+                    self.change(&id, index, |step| step.boot_before = Some(result.boot.clone()));
+                }
                 if let Some(live) = self.live_of(now, &id, index) {
                     live.accepted = Accepted::Yes;
                     live.every_ms = SEND_AGAIN_ACCEPTED_MS;
@@ -563,17 +670,20 @@ impl Coordinator {
                 }
             }
             CommandStatus::Succeeded => {
-                let power = self.step_at(&id, index).map(|step| step.kind);
                 let reason = if result.code.as_str() == "unchanged" {
                     Text::format(format_args!("unchanged: {}", result.reason))
                 } else {
                     result.reason.clone()
                 };
-                match power {
-                    // done when the new boot is seen, which the state shows; the answer says that it was
-                    Some(StepKind::Reboot | StepKind::PowerOff) | None => {
-                        self.end(now, &id, index, StepState::Done, Text::cut("came back in a new boot"));
+                let here = self.state_of(node).is_some_and(|state| state.boot == result.boot);
+                match self.step_at(&id, index).map(|step| step.kind) {
+                    // its new state is on its way; until then its old one would be taken for the new
+                    Some(StepKind::Reboot) if !here => {
+                        if let Some(live) = self.live_of(now, &id, index) {
+                            live.accepted = Accepted::Yes;
+                        }
                     }
+                    None => {}
                     Some(
                         StepKind::Snapshot
                         | StepKind::Cordon
@@ -586,6 +696,8 @@ impl Coordinator {
                         | StepKind::Join
                         | StepKind::WaitReady
                         | StepKind::AddOns
+                        | StepKind::Reboot
+                        | StepKind::PowerOff
                         | StepKind::Identify
                         | StepKind::LetGo,
                     ) => self.end(now, &id, index, StepState::Done, reason),
@@ -631,6 +743,23 @@ impl Coordinator {
         self.change(id, index, |step| {
             step.attempt += 1;
             step.reason = reason.clone();
+            match step.kind {
+                // that command restarted nothing
+                StepKind::Reboot | StepKind::PowerOff => step.boot_before = None,
+                StepKind::Snapshot
+                | StepKind::Cordon
+                | StepKind::Drain
+                | StepKind::Uncordon
+                | StepKind::Stop
+                | StepKind::DeleteNode
+                | StepKind::Reset
+                | StepKind::Initialise
+                | StepKind::Join
+                | StepKind::WaitReady
+                | StepKind::AddOns
+                | StepKind::Identify
+                | StepKind::LetGo => {}
+            }
         });
     }
 
@@ -655,15 +784,9 @@ impl Coordinator {
             Ok(KubeDone::Done) => match kind {
                 // done when it is no longer seen; asked again in case it came back in between
                 StepKind::DeleteNode => live.send_at = now.plus_ms(RETRY_MS),
-                StepKind::Uncordon => {
-                    let node = self.step_at(id, index).map(|step| step.node.clone());
-                    if let Some(node) = node {
-                        self.record.release(&node);
-                    }
-                    self.end(now, id, index, StepState::Done, Text::new());
-                }
                 StepKind::Cordon
                 | StepKind::Drain
+                | StepKind::Uncordon
                 | StepKind::Snapshot
                 | StepKind::Stop
                 | StepKind::Reset
@@ -680,10 +803,28 @@ impl Coordinator {
                 live.waits = error.reason;
                 live.send_at = now.plus_ms(RETRY_MS);
             }
-            Err(error) => {
-                let reason = Text::format(format_args!("{}: {}", error.code, error.reason));
-                self.end(now, id, index, StepState::Failed, reason);
+            Err(error) if error.code == "not-found" => match kind {
+                // there is nothing to be emptied or opened
+                StepKind::Cordon | StepKind::Drain | StepKind::Uncordon | StepKind::DeleteNode => {
+                    self.end(now, id, index, StepState::Done, Text::cut("Kubernetes has no such Node"));
+                }
+                StepKind::Snapshot
+                | StepKind::Stop
+                | StepKind::Reset
+                | StepKind::Initialise
+                | StepKind::Join
+                | StepKind::WaitReady
+                | StepKind::AddOns
+                | StepKind::Reboot
+                | StepKind::PowerOff
+                | StepKind::Identify
+                | StepKind::LetGo => self.end(now, id, index, StepState::Failed, kube_reason(&error)),
+            },
+            // another try would only take as long again
+            Err(error) if matches!(error.code, "blocked-by-budget" | "timed-out" | "other-cluster") => {
+                self.end(now, id, index, StepState::Failed, kube_reason(&error));
             }
+            Err(error) => self.retry(now, id, index, Counts::Yes, &kube_reason(&error)),
         }
     }
 
@@ -721,20 +862,35 @@ impl Coordinator {
                 if made.is_some() {
                     self.record.cluster = made;
                 }
+                self.note_cluster(node, Lifecycle::Member);
             }
+            StepKind::Join => self.note_cluster(node, Lifecycle::Member),
             StepKind::Reset => {
+                self.note_cluster(node, Lifecycle::Blank);
                 self.record.release(node);
                 if *node == self.config.master {
                     self.record.cluster = None;
                 }
             }
-            StepKind::DeleteNode => self.record.cordons.retain(|cordon| cordon.node != *node),
-            StepKind::Uncordon => self.record.release(node),
+            StepKind::DeleteNode => self.record.forget_cordon(node),
+            StepKind::Cordon => self.note_scheduling(node, Scheduling::Cordoned),
+            StepKind::Uncordon => {
+                // one that was left to others is not in the record as this operation's
+                let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
+                let ours = self.record.cordon_of(node).is_none_or(|cordon| cordon.operation == *id);
+                if asked {
+                    self.note_scheduling(node, Scheduling::Open);
+                    self.record.release(node);
+                } else if ours {
+                    if self.record.cordon_of(node).is_some() {
+                        self.note_scheduling(node, Scheduling::Open);
+                    }
+                    self.record.forget_cordon(node);
+                }
+            }
             StepKind::Snapshot
-            | StepKind::Cordon
             | StepKind::Drain
             | StepKind::Stop
-            | StepKind::Join
             | StepKind::WaitReady
             | StepKind::AddOns
             | StepKind::Reboot
@@ -747,8 +903,7 @@ impl Coordinator {
     /// Ends the operation when nothing of it runs or can begin.
     fn conclude(&mut self, now: Instant, id: &OperationId) {
         let Some(operation) = self.operation_mut(id) else { return };
-        let essential =
-            operation.steps.iter().any(|step| step.weight == Weight::Essential && step.state == StepState::Failed);
+        let essential = operation.has_lost_its_sense();
         if essential || operation.phase == OperationPhase::Aborting {
             let reason = if essential { "an essential step failed" } else { "the operation was aborted" };
             let mut changed = false;
@@ -784,6 +939,9 @@ impl Coordinator {
         operation.phase = phase;
         operation.revision += 1;
         let (kind, scope) = (operation.kind, operation.scope);
+        let went_in = operation.steps.last().and_then(|step| step.boot_before.clone());
+        let back =
+            went_in.is_some_and(|boot| self.state_of(&self.config.master).is_some_and(|state| state.boot != boot));
         self.settle_cordons(id);
         self.live.retain(|(held, _), _| held != id);
         self.told.slot_waits.retain(|(held, _), _| held != id);
@@ -795,8 +953,8 @@ impl Coordinator {
             Text::format(format_args!("{kind}: {phase}")),
         );
         self.retire(id, scope);
-        // not after a shutdown: that would start work on nodes that are down; the next start takes it up
-        if scope == Scope::Exclusive && kind != OperationKind::Shutdown {
+        // after a shutdown only where the master was off in between: before that it would start work on nodes that are down
+        if scope == Scope::Exclusive && (kind != OperationKind::Shutdown || back) {
             self.unpause();
         }
     }
@@ -813,25 +971,39 @@ impl Coordinator {
             .map(|cordon| cordon.node.clone())
             .collect();
         for node in nodes {
-            let went = operation.steps.iter().any(|step| {
-                step.node == node
-                    && matches!(step.kind, StepKind::PowerOff | StepKind::LetGo)
-                    && matches!(step.state, StepState::Done | StepState::Failed)
-            });
-            let release = if operation.kind == OperationKind::NodeDrain && done {
-                Release::ByOperator
-            } else if went {
-                let state = self.state_of(&node);
-                Release::OnReturn {
-                    boot: state.map(|state| state.boot.clone()),
-                    start: state.map_or(0, |state| state.start),
+            // the boot in which it went, or may yet go: it took the command, or asked itself
+            let went = operation.steps.iter().find_map(|step| {
+                let goes = match step.kind {
+                    StepKind::PowerOff | StepKind::LetGo => step.node == node && step.state != StepState::Skipped,
+                    StepKind::Snapshot
+                    | StepKind::Cordon
+                    | StepKind::Drain
+                    | StepKind::Uncordon
+                    | StepKind::Stop
+                    | StepKind::DeleteNode
+                    | StepKind::Reset
+                    | StepKind::Initialise
+                    | StepKind::Join
+                    | StepKind::WaitReady
+                    | StepKind::AddOns
+                    | StepKind::Reboot
+                    | StepKind::Identify => false,
+                };
+                if !goes {
+                    return None;
                 }
+                let seen = || self.state_of(&node).map(|state| state.boot.clone());
+                let done = step.state == StepState::Done;
+                step.boot_before.clone().or_else(|| if done { seen() } else { None })
+            });
+            let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == node) else { continue };
+            cordon.release = if operation.kind == OperationKind::NodeDrain && done {
+                Release::ByOperator
+            } else if let Some(boot) = went {
+                Release::OnReturn { boot: Some(boot), start: cordon.start }
             } else {
                 Release::WithOperation
             };
-            if let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == node) {
-                cordon.release = release;
-            }
         }
     }
 
@@ -863,6 +1035,10 @@ impl Coordinator {
 enum Counts {
     Yes,
     No,
+}
+
+fn kube_reason(error: &KubeError) -> Text<160> {
+    Text::format(format_args!("{}: {}", error.code, error.reason))
 }
 
 struct Again(u32);

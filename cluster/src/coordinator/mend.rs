@@ -4,10 +4,9 @@
 
 use super::{Action, Coordinator, KubeOwner, Release};
 use crate::Instant;
-use crate::kube::{KubeDone, KubeError, KubeWork, Ready, Scheduling};
+use crate::kube::{KubeDone, KubeError, KubeWork, Scheduling};
 use alloc::vec::Vec;
-use beehive_mqtt::coordinator::CoordinatorEventKind;
-use beehive_mqtt::node::PowerPhase;
+use beehive_mqtt::coordinator::{CoordinatorEventKind, StepState};
 use beehive_mqtt::{NodeName, Text};
 
 /// How long to wait before the API server is asked again after an error.
@@ -43,34 +42,39 @@ impl Coordinator {
     pub(super) fn mend(&mut self, now: Instant) {
         let nodes: Vec<NodeName> = self.record.cordons.iter().map(|cordon| cordon.node.clone()).collect();
         for node in nodes {
-            match self.due(&node) {
-                Due::Not => {
-                    self.mending.remove(&node);
-                }
-                Due::Forget => {
-                    self.mending.remove(&node);
-                    self.record.release(&node);
-                }
+            match self.due(now, &node) {
+                // what is under way is waited for, so that it cannot undo a later cordon
+                Due::Not => self.mending.retain(|held, mending| *held != node || mending.asked == Asked::Yes),
+                Due::Forget => self.record.forget_cordon(&node),
                 Due::Uncordon => self.uncordon(now, &node),
             }
         }
-        self.mending.retain(|node, _| self.record.cordons.iter().any(|cordon| cordon.node == *node));
-        self.free_slots();
+        let cordons = &self.record.cordons;
+        self.mending
+            .retain(|node, mending| mending.asked == Asked::Yes || cordons.iter().any(|cordon| cordon.node == *node));
+        self.free_slots(now);
     }
 
-    fn due(&self, node: &NodeName) -> Due {
+    /// Whether an uncordon is under way.
+    pub(super) fn is_being_uncordoned(&self, node: &NodeName) -> bool {
+        self.mending.get(node).is_some_and(|mending| mending.asked == Asked::Yes)
+    }
+
+    pub(super) fn mend_deadlines(&self) -> impl Iterator<Item = Instant> + '_ {
+        self.mending.values().filter(|mending| mending.asked == Asked::No).map(|mending| mending.again_at)
+    }
+
+    fn due(&self, now: Instant, node: &NodeName) -> Due {
         let Some(cordon) = self.record.cordons.iter().find(|cordon| cordon.node == *node) else { return Due::Not };
         if self.record.is_alive(&cordon.operation) {
             return Due::Not;
         }
-        let (Some(cluster), Some(seen)) = (&self.record.cluster, self.kube.cluster.as_ref()) else {
-            // no cluster: nothing can be cordoned in it. No answer from the API server: wait for one.
-            return if self.record.cluster.is_none() { Due::Forget } else { Due::Not };
+        // no cluster: nothing can be cordoned in it. No answer from the API server: wait for one.
+        let kube = match self.kube_node(node) {
+            Ok(Some(kube)) => kube,
+            Ok(None) => return Due::Forget,
+            Err(()) => return Due::Not,
         };
-        if cluster.id != *seen {
-            return Due::Not;
-        }
-        let Some(kube) = self.kube.node(node) else { return Due::Forget };
         match &cordon.release {
             Release::ByOperator => match kube.scheduling {
                 // somebody uncordoned it without us
@@ -81,10 +85,9 @@ impl Coordinator {
             Release::OnReturn { boot, start } => {
                 let Some(state) = self.state_of(node) else { return Due::Not };
                 let another_boot = boot.as_ref().is_none_or(|boot| *boot != state.boot);
-                let fresh = kube.ready == Ready::Yes && kube.boot.as_ref() == Some(&state.boot);
-                let stayed = !another_boot && state.start > *start && state.power == PowerPhase::Running;
-                let up = self.is_online(node) && state.power == PowerPhase::Running;
-                if up && fresh && (another_boot || stayed) { Due::Uncordon } else { Due::Not }
+                let stayed = !another_boot && state.start > *start;
+                let returned = self.is_ready_again(now, node) && (another_boot || stayed);
+                if returned { Due::Uncordon } else { Due::Not }
             }
         }
     }
@@ -103,13 +106,16 @@ impl Coordinator {
         if self.mending.remove(node).is_none() {
             return;
         }
+        let gone = matches!(&outcome, Err(error) if error.code == "not-found");
         match outcome {
             Ok(_) => {
-                self.record.release(node);
+                self.note_scheduling(node, Scheduling::Open);
+                self.record.forget_cordon(node);
                 let detail =
                     Text::format(format_args!("{node} uncordoned: it was cordoned by us and is needed no more"));
                 self.tell(now, CoordinatorEventKind::Slot, None, Some(node), detail);
             }
+            Err(_) if gone => self.record.forget_cordon(node),
             Err(_) => {
                 let again_at = now.plus_ms(MEND_AGAIN_MS);
                 self.mending.insert(node.clone(), Mending { asked: Asked::No, again_at });
@@ -117,22 +123,23 @@ impl Coordinator {
         }
     }
 
-    /// A slot without a cordon of ours and without an operation that works on its node is free again once the node is
-    /// ready, or is in no cluster. A dead holder keeps its slot.
-    fn free_slots(&mut self) {
+    /// A slot without a cordon of ours and without a step that works on its node is free again once the node is ready, or is
+    /// in no cluster. A dead holder keeps its slot.
+    fn free_slots(&mut self, now: Instant) {
         let held: Vec<NodeName> = self.record.slots.clone();
         for node in held {
-            let cordoned = self.record.cordons.iter().any(|cordon| cordon.node == node);
-            let worked_on =
-                self.record.operations.iter().any(|operation| {
-                    !operation.phase.is_final() && operation.steps.iter().any(|step| step.node == node)
-                });
+            let cordoned = self.record.cordon_of(&node).is_some();
+            let worked_on = self
+                .record
+                .operations
+                .iter()
+                .filter(|operation| !operation.phase.is_final())
+                .any(|held| held.steps.iter().any(|step| step.node == node && step.state == StepState::Running));
             if cordoned || worked_on {
                 continue;
             }
-            let ready = self.kube.node(&node).is_some_and(|seen| seen.ready == Ready::Yes);
-            let outside = self.record.cluster.is_none();
-            if ready || outside {
+            let outside = matches!(self.kube_node(&node), Ok(None));
+            if outside || self.is_ready_again(now, &node) {
                 self.record.slots.retain(|name| *name != node);
             }
         }

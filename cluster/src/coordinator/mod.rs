@@ -21,7 +21,7 @@ pub use record::{
     ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Operation, Release, Scope, Step,
 };
 
-use crate::kube::{KubeDone, KubeError, KubeView, KubeWork};
+use crate::kube::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Clean, Ghost, PlanNode};
 use crate::{Destruction, Instant};
 use alloc::boxed::Box;
@@ -32,18 +32,22 @@ use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::{
     CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary,
 };
-use beehive_mqtt::node::{CommandResult, Connection, Lifecycle, NodeRequest, NodeState, Presence};
+use beehive_mqtt::node::{CommandResult, Connection, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence};
 use beehive_mqtt::{HEARTBEAT_MS, MAX_NODES, NodeName, OperationId, Text, Topic, UserName};
 
 /// How long a node may be silent before it is shown as lost and commands to it are given up: six heartbeats, so that a
 /// restart of the broker or a short cut of the network does not end an operation.
 pub const SILENT_MS: u64 = 6 * HEARTBEAT_MS;
 
-/// How often the core wants to be called while an operation runs.
-const BUSY_TICK_MS: u64 = 250;
+/// How long after a store that failed it is tried again.
+const STORE_AGAIN_MS: u64 = 1_000;
 
-/// How often when nothing runs.
-const IDLE_TICK_MS: u64 = 2_000;
+/// A state that arrives so long after its node was said to be gone was sent after that: the word of its return was lost.
+/// A node repeats its state every ten seconds, and no message is that long under way.
+const BACK_AFTER_MS: u64 = HEARTBEAT_MS;
+
+/// How many events wait for a store that fails; the newest ones.
+const HELD_EVENTS: usize = 64;
 
 /// What never changes while the program runs.
 #[derive(Debug, Clone)]
@@ -163,11 +167,23 @@ pub(crate) struct Seen {
     presence: Option<Presence>,
     state: Option<NodeState>,
     heard: Instant,
+    /// When the presence arrived.
+    presence_at: Instant,
 }
 
 impl Seen {
-    pub(crate) fn is_online(&self) -> bool {
-        self.presence.as_ref().is_some_and(|presence| presence.status == Connection::Online)
+    fn new(now: Instant) -> Self {
+        Self { presence: None, state: None, heard: now, presence_at: now }
+    }
+
+    /// Connected, as far as is known: a will may get lost with its broker, so silence counts too.
+    pub(crate) fn is_online(&self, now: Instant) -> bool {
+        let connected = self.presence.as_ref().is_some_and(|presence| presence.status == Connection::Online);
+        connected && !self.is_silent(now)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        now.since_ms(self.heard) >= SILENT_MS
     }
 }
 
@@ -193,6 +209,20 @@ pub struct Coordinator {
     next_token: u64,
     told: report::Told,
     out: Vec<Action>,
+    saved: Saved,
+    /// What came after the last [`Action::Store`] and must not be lost with it.
+    behind: Vec<Action>,
+}
+
+/// Whether the record in memory is the one on the card.
+#[derive(Debug, Clone)]
+enum Saved {
+    Yes,
+    /// It is not; these actions wait for it, and it is tried again then.
+    No {
+        held: Vec<Action>,
+        again_at: Instant,
+    },
 }
 
 impl Coordinator {
@@ -211,6 +241,8 @@ impl Coordinator {
             next_token: 1,
             told: report::Told::default(),
             out: Vec::new(),
+            saved: Saved::Yes,
+            behind: Vec::new(),
         };
         if core.record.term == 0 {
             core.record.term = 1;
@@ -226,6 +258,7 @@ impl Coordinator {
         };
         core.tell(now, CoordinatorEventKind::Started, resumed.as_ref(), None, detail);
         core.unpause();
+        core.clear_what_is_over();
         let actions = core.finish(now);
         (core, actions)
     }
@@ -237,8 +270,16 @@ impl Coordinator {
 
     /// When [`Event::Tick`] is due at the latest.
     pub fn next_deadline(&self, now: Instant) -> Instant {
-        let busy = self.record.operations.iter().any(Operation::is_active) || !self.mending.is_empty();
-        now.plus_ms(if busy { BUSY_TICK_MS } else { IDLE_TICK_MS })
+        match &self.saved {
+            Saved::Yes => {}
+            // nothing can be done before
+            Saved::No { again_at, .. } => return (*again_at).max(now),
+        }
+        let heartbeat = self.told.state_at().map_or(now, |at| at.plus_ms(HEARTBEAT_MS));
+        // somebody falls silent
+        let silent = self.seen.values().map(|seen| seen.heard.plus_ms(SILENT_MS)).filter(|at| *at > now);
+        let due = silent.chain(self.step_deadlines()).chain(self.mend_deadlines());
+        due.fold(heartbeat, Instant::min).max(now)
     }
 
     /// Takes one event and says what is to be done.
@@ -251,8 +292,13 @@ impl Coordinator {
             Event::Console { user, request } => self.on_console(now, &user, request),
             Event::Kube(view) => self.kube = view,
             Event::KubeEnded { token, outcome } => self.on_kube_ended(now, token, outcome),
-            // what is kept differs from what is stored: stored again with the next actions
-            Event::StoreFailed => self.stored = CoordinatorRecord::default(),
+            Event::StoreFailed => {
+                // stored with the next step, before anything else; nothing is done until then
+                let held = core::mem::take(&mut self.behind);
+                self.saved = Saved::No { held, again_at: now.plus_ms(STORE_AGAIN_MS) };
+                self.told.forget_state();
+                return Vec::new();
+            }
             Event::Tick => {}
         }
         self.finish(now)
@@ -260,15 +306,42 @@ impl Coordinator {
 
     /// Drives what can be driven and puts the storing first.
     fn finish(&mut self, now: Instant) -> Vec<Action> {
-        self.advance(now);
-        self.mend(now);
+        loop {
+            let held = self.record.slots.len();
+            self.advance(now);
+            self.mend(now);
+            // a slot that has just become free lets the next node begin
+            if self.record.slots.len() >= held {
+                break;
+            }
+        }
         self.report(now);
         let mut actions = core::mem::take(&mut self.out);
-        if self.record != self.stored {
-            self.stored = self.record.clone();
-            actions.insert(0, Action::Store(Box::new(self.record.clone())));
+        match core::mem::replace(&mut self.saved, Saved::Yes) {
+            Saved::Yes if self.record == self.stored => {
+                self.behind.clear();
+                return actions;
+            }
+            Saved::Yes => {}
+            Saved::No { mut held, .. } => {
+                held.append(&mut actions);
+                actions = held;
+            }
         }
+        self.stored = self.record.clone();
+        self.behind = worth_holding(&actions);
+        actions.insert(0, Action::Store(Box::new(self.record.clone())));
         actions
+    }
+
+    /// A crash between the end of an operation and the clearing of its topics leaves them on the broker.
+    fn clear_what_is_over(&mut self) {
+        for operation in self.record.operations.iter().filter(|operation| operation.phase.is_final()) {
+            let nodes: BTreeSet<_> = operation.steps.iter().map(|step| step.node.clone()).collect();
+            for node in nodes {
+                self.out.push(Action::Clear(Topic::OperationNode(operation.id.clone(), node)));
+            }
+        }
     }
 
     fn know(&mut self, node: &NodeName) -> bool {
@@ -286,28 +359,47 @@ impl Coordinator {
         if !self.know(&node) {
             return;
         }
-        let seen = self.seen.entry(node).or_insert(Seen { presence: None, state: None, heard: now });
+        let seen = self.seen.entry(node).or_insert_with(|| Seen::new(now));
         if seen.presence.as_ref().is_some_and(|last| presence.order() < last.order()) {
             return; // a will of an earlier connection
         }
-        if presence.status == Connection::Online {
-            seen.heard = now;
+        match presence.status {
+            Connection::Online => seen.heard = now,
+            Connection::Offline => {}
         }
         seen.presence = Some(presence);
+        seen.presence_at = now;
     }
 
     fn on_state(&mut self, now: Instant, node: NodeName, state: NodeState) {
         if !self.know(&node) {
             return;
         }
-        let seen = self.seen.entry(node).or_insert(Seen { presence: None, state: None, heard: now });
-        // of two states of one boot the later counts; another boot has no order, the broker hands out the newest
+        let seen = self.seen.entry(node).or_insert_with(|| Seen::new(now));
+        // the later one counts. A card that was replaced counts from one again; nobody swaps it without being silent
         if let Some(last) = &seen.state {
-            if last.boot == state.boot && (state.start, state.revision) < (last.start, last.revision) {
+            let older = (state.start, state.revision) < (last.start, last.revision);
+            if older && (last.boot == state.boot || !seen.is_silent(now)) {
                 return;
             }
         }
         seen.heard = now;
+        let speaks = Presence { status: Connection::Online, start: state.start, connection: 0, reason: Text::new() };
+        // presence is a hint and may have got lost: one who speaks is there
+        match &seen.presence {
+            None => (seen.presence, seen.presence_at) = (Some(speaks), now),
+            Some(presence) if presence.start != state.start => {
+                (seen.presence, seen.presence_at) = (Some(speaks), now);
+            }
+            Some(presence) => match presence.status {
+                Connection::Online => {}
+                Connection::Offline if now.since_ms(seen.presence_at) < BACK_AFTER_MS => {}
+                Connection::Offline => {
+                    let connection = presence.connection;
+                    (seen.presence, seen.presence_at) = (Some(Presence { connection, ..speaks }), now);
+                }
+            },
+        }
         seen.state = Some(state);
     }
 
@@ -319,8 +411,14 @@ impl Coordinator {
         all.into_iter().collect()
     }
 
-    fn is_online(&self, node: &NodeName) -> bool {
-        self.seen.get(node).is_some_and(Seen::is_online)
+    fn is_online(&self, now: Instant, node: &NodeName) -> bool {
+        self.seen.get(node).is_some_and(|seen| seen.is_online(now))
+    }
+
+    /// Whether a node may be on: connected, or gone for so short a time that its agent may only have restarted. After its
+    /// own start the coordinator knows little, and rather names a node that is off than leaves one on.
+    fn may_be_on(&self, now: Instant, node: &NodeName) -> bool {
+        !self.is_silent(now, node)
     }
 
     fn state_of(&self, node: &NodeName) -> Option<&NodeState> {
@@ -328,7 +426,7 @@ impl Coordinator {
     }
 
     fn is_silent(&self, now: Instant, node: &NodeName) -> bool {
-        self.seen.get(node).is_none_or(|seen| !seen.is_online() && now.since_ms(seen.heard) >= SILENT_MS)
+        self.seen.get(node).map_or(now.since_ms(self.started) >= SILENT_MS, |seen| seen.is_silent(now))
     }
 
     fn plan_node(&self, name: &NodeName) -> PlanNode {
@@ -346,6 +444,42 @@ impl Coordinator {
         let ghost = if !inside && self.kube.node(name).is_some() { Ghost::Present } else { Ghost::Absent };
         let belongs = if inside { Belongs::Inside } else { Belongs::Outside };
         PlanNode { name: name.clone(), belongs, clean, ghost }
+    }
+
+    /// The Node object, while the API server that answers is that of our cluster; `Err` while it does not answer.
+    fn kube_node(&self, node: &NodeName) -> Result<Option<&KubeNode>, ()> {
+        match (&self.record.cluster, &self.kube.cluster) {
+            (Some(cluster), Some(seen)) if cluster.id == *seen => Ok(self.kube.node(node)),
+            (None, _) => Ok(None),
+            (Some(_), Some(_) | None) => Err(()),
+        }
+    }
+
+    /// Whether a node is there and ready in the boot that it says it is in: a kubelet's word outlives it by 40 s.
+    fn is_ready_again(&self, now: Instant, node: &NodeName) -> bool {
+        let Ok(Some(seen)) = self.kube_node(node) else { return false };
+        let Some(state) = self.state_of(node) else { return false };
+        let up = self.is_online(now, node) && state.power == PowerPhase::Running;
+        up && seen.ready == Ready::Yes && seen.boot.as_ref().is_none_or(|boot| *boot == state.boot)
+    }
+
+    /// What is known to be done shows at once, before the next look.
+    fn note_scheduling(&mut self, node: &NodeName, scheduling: Scheduling) {
+        if let Some(seen) = self.kube.nodes.iter_mut().find(|seen| seen.node == *node) {
+            seen.scheduling = scheduling;
+        }
+    }
+
+    /// The node said that it has joined or was reset, and its next state will show that.
+    fn note_cluster(&mut self, node: &NodeName, lifecycle: Lifecycle) {
+        let cluster = match lifecycle {
+            Lifecycle::Member => self.record.cluster.as_ref().map(|cluster| cluster.id.clone()),
+            Lifecycle::Blank | Lifecycle::Joining | Lifecycle::Leaving | Lifecycle::Broken => None,
+        };
+        if let Some(state) = self.seen.get_mut(node).and_then(|seen| seen.state.as_mut()) {
+            state.lifecycle = lifecycle;
+            state.engine.cluster = cluster;
+        }
     }
 
     /// An operation that a node's button interrupted goes on.
@@ -390,6 +524,33 @@ impl Coordinator {
             uptime_ms: now.since_ms(self.started),
         }));
     }
+}
+
+/// What of these actions would be missed if the store before them failed. Commands are sent again and answers asked for
+/// again anyway.
+fn worth_holding(actions: &[Action]) -> Vec<Action> {
+    let mut events = actions.iter().filter(|action| matches!(action, Action::Tell(_))).count();
+    let replaced = |index: usize, action: &Action| {
+        actions.iter().skip(index + 1).any(|later| match (action, later) {
+            (Action::Operation(a), Action::Operation(b)) => a.id == b.id,
+            (Action::OperationNode(a), Action::OperationNode(b)) => (&a.id, &a.node) == (&b.id, &b.node),
+            (Action::OperationNode(a), Action::Clear(b)) => *b == Topic::OperationNode(a.id.clone(), a.node.clone()),
+            _ => false,
+        })
+    };
+    let keep = |(index, action): (usize, &Action)| {
+        let kept = match action {
+            Action::Kube { .. } | Action::Clear(_) => true,
+            Action::Operation(_) | Action::OperationNode(_) => !replaced(index, action),
+            Action::Tell(_) => {
+                events -= 1;
+                events < HELD_EVENTS
+            }
+            Action::Store(_) | Action::Command { .. } | Action::Respond { .. } | Action::State(_) => false,
+        };
+        kept.then(|| action.clone())
+    };
+    actions.iter().enumerate().filter_map(keep).collect()
 }
 
 #[cfg(test)]

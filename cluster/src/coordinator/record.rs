@@ -32,7 +32,8 @@ pub struct Step {
     pub attempt: u32,
     /// Why it failed, or what was found.
     pub reason: Text<160>,
-    /// The boot that the node was in when the step began.
+    /// The boot before a restart: in which the node took the command, or asked to go down; for a wait, that of the restart
+    /// before it.
     pub boot_before: Option<BootId>,
 }
 
@@ -109,6 +110,11 @@ impl Operation {
         }
     }
 
+    /// Whether a step failed without which the rest has no sense: nothing more begins.
+    pub fn has_lost_its_sense(&self) -> bool {
+        self.steps.iter().any(|step| step.weight == Weight::Essential && step.state == StepState::Failed)
+    }
+
     /// The id of the command of a step's present attempt; none if it would be longer than an id may be (the limits rule
     /// that out).
     pub fn command_id(&self, index: usize) -> Option<CommandId> {
@@ -157,6 +163,8 @@ pub struct Cordon {
     pub node: NodeName,
     /// For which operation.
     pub operation: OperationId,
+    /// The agent's start number when it was cordoned.
+    pub start: u32,
     /// Until when.
     pub release: Release,
 }
@@ -221,9 +229,18 @@ impl CoordinatorRecord {
         }
     }
 
+    pub(super) fn cordon_of(&self, node: &NodeName) -> Option<&Cordon> {
+        self.cordons.iter().find(|cordon| cordon.node == *node)
+    }
+
+    /// Forgets that we cordoned a node.
+    pub(super) fn forget_cordon(&mut self, node: &NodeName) {
+        self.cordons.retain(|cordon| cordon.node != *node);
+    }
+
     /// Forgets that we cordoned a node, and frees its slot.
     pub(super) fn release(&mut self, node: &NodeName) {
-        self.cordons.retain(|cordon| cordon.node != *node);
+        self.forget_cordon(node);
         self.slots.retain(|held| held != node);
     }
 }

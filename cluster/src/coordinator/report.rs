@@ -26,6 +26,22 @@ pub(crate) struct Told {
     pub(crate) slot_waits: BTreeMap<(OperationId, NodeName), Text<160>>,
 }
 
+impl Told {
+    pub(super) fn state_at(&self) -> Option<Instant> {
+        self.state_at
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.operations.len(), self.nodes.len(), self.ending.len(), self.slot_waits.len()]
+    }
+
+    /// The last state did not go out; the next one does.
+    pub(super) fn forget_state(&mut self) {
+        self.state_at = None;
+    }
+}
+
 impl Coordinator {
     pub(super) fn report(&mut self, now: Instant) {
         self.report_operations();

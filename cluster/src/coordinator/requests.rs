@@ -4,7 +4,7 @@
 use super::record::Answered;
 use super::{Action, Coordinator, Operation, Scope, Step};
 use crate::kube::Scheduling;
-use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlannedStep};
+use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlannedStep, Weight};
 use crate::{Destruction, Instant};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -64,7 +64,7 @@ impl Coordinator {
         let reply = match &request.ask {
             Ask::Operation { kind, node, version, force } => {
                 let wanted = Wanted { kind: *kind, node: node.as_ref(), force: *force };
-                match self.plan_for(&wanted) {
+                match self.plan_for(now, &request.id, &wanted) {
                     Err(reply) => *reply,
                     Ok(plan) if request.mode == Mode::DryRun => {
                         let mut reply = Reply::new(
@@ -81,7 +81,7 @@ impl Coordinator {
                     }
                 }
             }
-            Ask::Abort => self.abort(now, request.mode),
+            Ask::Abort => self.abort(request.mode),
             Ask::Resume => self.resume(now, request.mode),
         };
         if reply.status == ResponseStatus::Refused {
@@ -120,7 +120,7 @@ impl Coordinator {
     }
 
     /// The plan, or why there is none. Boxed, because a reply is large and rare.
-    fn plan_for(&self, wanted: &Wanted<'_>) -> Result<Vec<PlannedStep>, Box<Reply>> {
+    fn plan_for(&self, now: Instant, id: &RequestId, wanted: &Wanted<'_>) -> Result<Vec<PlannedStep>, Box<Reply>> {
         let refused = |code, text: core::fmt::Arguments<'_>| Err(Box::new(Reply::refused(code, text)));
         if wanted.kind.destroys() && self.config.destruction == Destruction::RefusedInsecureWire {
             return refused(
@@ -128,13 +128,15 @@ impl Coordinator {
                 format_args!("{} destroys, and this wire is neither signed nor encrypted", wanted.kind),
             );
         }
+        // its answer was forgotten, its commands' ids may not be: nothing runs a second time under them
+        let id: OperationId = id.clone().into();
+        if self.record.ended.contains(&id) || self.record.operations.iter().any(|held| held.id == id) {
+            let mut reply = Reply::unchanged(format_args!("this request has begun its operation already"));
+            reply.operation = Some(id);
+            return Err(Box::new(reply));
+        }
         if wanted.kind != OperationKind::NodeIdentify {
-            if let Some(active) = self.record.active_exclusive() {
-                let mut reply = Reply::refused(
-                    "one-operation-at-a-time",
-                    format_args!("{} ({}) runs; wait for it or abort it", active.kind, active.id),
-                );
-                reply.operation = Some(active.id.clone());
+            if let Some(reply) = self.in_the_way(wanted.kind) {
                 return Err(Box::new(reply));
             }
         }
@@ -151,11 +153,22 @@ impl Coordinator {
                 }
                 plan
             }
-            OperationKind::Rebuild => plan::rebuild(&master, &workers),
+            OperationKind::Rebuild => {
+                let snapshot = match wanted.force {
+                    Force::No => Weight::Essential,
+                    Force::Yes => Weight::BestEffort,
+                };
+                plan::rebuild(&master, &workers, snapshot)
+            }
             OperationKind::Reset => plan::reset(&master, &workers),
-            OperationKind::Reboot => plan::reboot(&master, &workers),
+            OperationKind::Reboot => {
+                if let (Some(holder), true) = (self.slots_full(None), wanted.force == Force::No && cluster) {
+                    return Err(Box::new(slot_held(holder)));
+                }
+                plan::reboot(&master, &workers)
+            }
             OperationKind::Shutdown => {
-                let on: Vec<_> = workers.into_iter().filter(|node| self.is_online(&node.name)).collect();
+                let on: Vec<_> = workers.into_iter().filter(|node| self.may_be_on(now, &node.name)).collect();
                 plan::shutdown(&master, &on, MasterEnd::Commanded)
             }
             OperationKind::NodeDrain
@@ -199,6 +212,24 @@ impl Coordinator {
         let inside = node.belongs == Belongs::Inside;
         let ours = self.record.cordons.iter().any(|cordon| cordon.node == *name);
         let cordoned = self.kube.node(name).is_some_and(|seen| seen.scheduling == Scheduling::Cordoned);
+        let takes_a_slot = match wanted.kind {
+            OperationKind::NodeDrain
+            | OperationKind::NodeLeave
+            | OperationKind::NodeReboot
+            | OperationKind::NodeShutdown => inside && wanted.force == Force::No,
+            OperationKind::Create
+            | OperationKind::Rebuild
+            | OperationKind::Reset
+            | OperationKind::Reboot
+            | OperationKind::Shutdown
+            | OperationKind::NodeUncordon
+            | OperationKind::NodeJoin
+            | OperationKind::NodeReset
+            | OperationKind::NodeIdentify => false,
+        };
+        if let (Some(holder), true) = (self.slots_full(Some(name)), takes_a_slot) {
+            return Err(Box::new(slot_held(holder)));
+        }
         match wanted.kind {
             OperationKind::NodeDrain if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
             OperationKind::NodeDrain => Ok(plan::node_drain(name)),
@@ -236,6 +267,13 @@ impl Coordinator {
                 format_args!("{name} is the master; `beehive cluster shutdown` switches the crew off in order"),
             ),
             OperationKind::NodeShutdown => Ok(plan::node_shutdown(&node)),
+            OperationKind::NodeIdentify
+                if self.record.operations.iter().any(|held| {
+                    held.kind == OperationKind::NodeIdentify && held.node.as_ref() == Some(name) && held.is_active()
+                }) =>
+            {
+                unchanged(format_args!("{name} blinks already"))
+            }
             OperationKind::NodeIdentify => Ok(plan::node_identify(name)),
             // not about one node; `plan_for` has dealt with them
             OperationKind::Create
@@ -244,6 +282,25 @@ impl Coordinator {
             | OperationKind::Reboot
             | OperationKind::Shutdown => Ok(Vec::new()),
         }
+    }
+
+    /// The operation that excludes another one now.
+    fn in_the_way(&self, kind: OperationKind) -> Option<Reply> {
+        if let Some(active) = self.record.active_exclusive() {
+            let text = format_args!("{} ({}) runs; wait for it or abort it", active.kind, active.id);
+            let mut reply = Reply::refused("one-operation-at-a-time", text);
+            reply.operation = Some(active.id.clone());
+            return Some(reply);
+        }
+        // what a shutdown paused, another shutdown may leave paused
+        let paused = self.record.operations.iter().find(|held| held.phase == OperationPhase::Paused)?;
+        if kind == OperationKind::Shutdown {
+            return None;
+        }
+        let text = format_args!("{} ({}) is paused; resume or abort it first", paused.kind, paused.id);
+        let mut reply = Reply::refused("one-operation-at-a-time", text);
+        reply.operation = Some(paused.id.clone());
+        Some(reply)
     }
 
     fn begin_operation(
@@ -302,22 +359,26 @@ impl Coordinator {
         self.tell(now, CoordinatorEventKind::OperationStarted, Some(&id), node, detail);
     }
 
-    fn abort(&mut self, now: Instant, mode: Mode) -> Reply {
-        let Some(id) = self.record.active_exclusive().map(|operation| operation.id.clone()) else {
+    fn abort(&mut self, mode: Mode) -> Reply {
+        let held = self.record.active_exclusive();
+        let held = held.or_else(|| self.record.operations.iter().find(|held| held.phase == OperationPhase::Paused));
+        let Some(id) = held.map(|operation| operation.id.clone()) else {
             return Reply::unchanged(format_args!("no operation runs"));
         };
-        if mode == Mode::Execute {
-            if let Some(operation) = self.record.operations.iter_mut().find(|operation| operation.id == id) {
-                operation.phase = OperationPhase::Aborting;
-                operation.revision += 1;
+        let (status, code) = match mode {
+            Mode::Execute => (ResponseStatus::Started, "aborting"),
+            Mode::DryRun => (ResponseStatus::Planned, "planned"),
+        };
+        match mode {
+            Mode::Execute => {
+                if let Some(operation) = self.record.operations.iter_mut().find(|operation| operation.id == id) {
+                    operation.phase = OperationPhase::Aborting;
+                    operation.revision += 1;
+                }
             }
-            self.advance(now);
+            Mode::DryRun => {}
         }
-        let mut reply = Reply::new(
-            ResponseStatus::Started,
-            "aborting",
-            format_args!("no new step begins; those that run come to their end"),
-        );
+        let mut reply = Reply::new(status, code, format_args!("no new step begins; those that run come to their end"));
         reply.operation = Some(id);
         reply
     }
@@ -378,8 +439,17 @@ impl Coordinator {
             return;
         }
         let id: OperationId = request.id.clone().into();
-        if self.record.operations.iter().any(|operation| operation.id == id) {
-            return self.answer(node, &request.id, Answer::Wait);
+        if let Some(held) = self.record.operations.iter().find(|operation| operation.id == id) {
+            if held.node.as_ref() != Some(node) {
+                return; // another node's
+            }
+            // a leave that has begun is the coordinator's; a node that goes down waits for the step that lets it go
+            let answer = match request.want {
+                Want::Leave => Answer::Go,
+                Want::PowerOff | Want::Reboot if held.phase.is_final() => Answer::Go,
+                Want::PowerOff | Want::Reboot => Answer::Wait,
+            };
+            return self.answer(node, &request.id, answer);
         }
         if self.record.ended.contains(&id) {
             return self.answer(node, &request.id, Answer::Go);
@@ -389,10 +459,14 @@ impl Coordinator {
         let by: Text<72> = Text::format(format_args!("node:{node}"));
         let (kind, scope, plan) = match (request.want, is_master) {
             (Want::PowerOff, true) => {
+                // a shutdown that runs comes to the master last and hurries it then
+                if self.record.active_exclusive().is_some_and(|active| active.kind == OperationKind::Shutdown) {
+                    return self.answer(node, &request.id, Answer::Wait);
+                }
                 self.pause(now);
                 let workers = self.workers();
                 let on: Vec<_> =
-                    workers.iter().filter(|name| self.is_online(name)).map(|name| self.plan_node(name)).collect();
+                    workers.iter().filter(|name| self.may_be_on(now, name)).map(|name| self.plan_node(name)).collect();
                 (OperationKind::Shutdown, Scope::Exclusive, plan::shutdown(&target, &on, MasterEnd::LetGo))
             }
             (Want::PowerOff, false) => {
@@ -401,20 +475,28 @@ impl Coordinator {
             (Want::Reboot, _) => (OperationKind::NodeReboot, Scope::Local, plan::local(&target, Want::Reboot)),
             (Want::Leave, true) => return, // the node's own core refuses that
             (Want::Leave, false) => {
-                if let Some(active) = self.record.active_exclusive() {
-                    let detail = Text::format(format_args!("{node} wants to leave, but {} runs", active.kind));
-                    let id = active.id.clone();
-                    self.tell(now, CoordinatorEventKind::Refused, Some(&id), Some(node), detail);
+                // it waits and asks again
+                if self.in_the_way(OperationKind::NodeLeave).is_some() {
                     return self.answer(node, &request.id, Answer::Wait);
                 }
                 (OperationKind::NodeLeave, Scope::Exclusive, plan::local(&target, Want::Leave))
             }
         };
-        self.answer(node, &request.id, Answer::Wait);
-        if request.want != Want::Leave && !is_master {
+        match request.want {
+            Want::Leave => self.answer(node, &request.id, Answer::Go),
+            Want::PowerOff | Want::Reboot => self.answer(node, &request.id, Answer::Wait),
+        }
+        if scope == Scope::Local {
             self.hold_slot_if_inside(node);
         }
-        self.start_operation(now, id, kind, Some(node), scope, Text::new(), by, Some(request.id.clone()), plan);
+        let wish = Some(request.id.clone());
+        self.start_operation(now, id.clone(), kind, Some(node), scope, Text::new(), by, wish, plan);
+        // the boot that it is about to leave
+        if let Some(operation) = self.record.operations.iter_mut().find(|held| held.id == id) {
+            for step in operation.steps.iter_mut().filter(|step| step.kind == StepKind::LetGo) {
+                step.boot_before = Some(request.boot.clone());
+            }
+        }
     }
 
     /// The master's button switches the whole crew off, whatever runs; what runs goes on after the next start.
@@ -425,6 +507,7 @@ impl Coordinator {
             operation.revision += 1;
         }
         self.live.retain(|(held, _), _| *held != id);
+        self.told.slot_waits.retain(|(held, _), _| *held != id);
         let detail = Text::cut("paused: the master's button switches the crew off");
         self.tell(now, CoordinatorEventKind::OperationEnded, Some(&id), None, detail);
     }
@@ -452,20 +535,27 @@ impl Coordinator {
     }
 }
 
+fn slot_held(holder: &NodeName) -> Reply {
+    Reply::refused(
+        "slot-held",
+        format_args!("{holder} is down or drained (max_unavailable); bring it back or `node uncordon {holder}` first"),
+    )
+}
+
 /// Makes an operation's failed and skipped steps pending again. A node that was cordoned and emptied for a step that did not
-/// come off has been uncordoned since, so that begins anew too.
+/// come off has been uncordoned since, so that begins anew too, unless what it was emptied for is behind it.
 fn reopen(operation: &mut Operation) {
     let unfinished: Vec<NodeName> =
         operation.steps.iter().filter(|step| step.state != StepState::Done).map(|step| step.node.clone()).collect();
-    let rebooted: Vec<NodeName> = operation
+    let past_it: Vec<NodeName> = operation
         .steps
         .iter()
-        .filter(|step| step.kind == StepKind::Reboot && step.state == StepState::Done)
+        .filter(|step| matches!(step.kind, StepKind::Reboot | StepKind::Stop) && step.state == StepState::Done)
         .map(|step| step.node.clone())
         .collect();
     for step in &mut operation.steps {
         let again = match step.kind {
-            StepKind::Cordon | StepKind::Drain => unfinished.contains(&step.node) && !rebooted.contains(&step.node),
+            StepKind::Cordon | StepKind::Drain => unfinished.contains(&step.node) && !past_it.contains(&step.node),
             StepKind::Snapshot
             | StepKind::Uncordon
             | StepKind::Stop

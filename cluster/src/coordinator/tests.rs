@@ -1,1 +1,1369 @@
-//! x
+use super::*;
+use crate::kube::KubeNode;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use beehive_mqtt::command::{Answer, JoinCredential, Verb, VerbName};
+use beehive_mqtt::console::{Ask, Force, Mode, ResponseStatus};
+use beehive_mqtt::coordinator::{Membership, OperationKind, StepKind, StepState};
+use beehive_mqtt::node::{CommandStatus, EngineRun, EngineState, LastShutdown, ShutdownOutcome, Want};
+use beehive_mqtt::{BootId, ClusterId, RequestId};
+
+/// A node as the desk plays it.
+#[derive(Clone)]
+struct Played {
+    boots: u32,
+    start: u32,
+    revision: u32,
+    cluster: Option<ClusterId>,
+    lifecycle: Lifecycle,
+    power: PowerPhase,
+    orderly: bool,
+    online: bool,
+}
+
+/// The coordinator, and a desk from which nodes and Kubernetes are played by hand.
+struct Desk {
+    core: Coordinator,
+    stored: CoordinatorRecord,
+    now: u64,
+    nodes: alloc::collections::BTreeMap<NodeName, Played>,
+    view: KubeView,
+    commands: Vec<(NodeName, Command)>,
+    works: Vec<(u64, KubeWork)>,
+    answers: Vec<ConsoleResponse>,
+    last: Vec<Action>,
+    /// What was begun, in order.
+    log: Vec<String>,
+    asked: u32,
+    /// Nodes that answer nothing.
+    deaf: BTreeSet<NodeName>,
+    max_unavailable: u16,
+    destruction: Destruction,
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn boot(node: &NodeName, boots: u32) -> BootId {
+    format!("{node}-boot-{boots}").parse().unwrap()
+}
+
+impl Desk {
+    /// A crew of `m` and `a`, `b` …, blank and connected.
+    fn new(workers: &[&str]) -> Self {
+        let all = core::iter::once("m").chain(workers.iter().copied());
+        let played = Played {
+            boots: 1,
+            start: 1,
+            revision: 1,
+            cluster: None,
+            lifecycle: Lifecycle::Blank,
+            power: PowerPhase::Running,
+            orderly: true,
+            online: true,
+        };
+        let nodes = all.map(|node| (name(node), played.clone())).collect();
+        let (core, _) = Coordinator::start(
+            Instant::from_ms(0),
+            Self::config(workers, 1, Destruction::Allowed),
+            CoordinatorRecord::default(),
+        );
+        let mut desk = Self {
+            core,
+            stored: CoordinatorRecord::default(),
+            now: 0,
+            nodes,
+            view: KubeView::default(),
+            commands: Vec::new(),
+            works: Vec::new(),
+            answers: Vec::new(),
+            last: Vec::new(),
+            log: Vec::new(),
+            asked: 0,
+            deaf: BTreeSet::new(),
+            max_unavailable: 1,
+            destruction: Destruction::Allowed,
+        };
+        desk.all_speak();
+        desk
+    }
+
+    /// The same, in a cluster already.
+    fn with_cluster(workers: &[&str]) -> Self {
+        let mut desk = Self::new(workers);
+        desk.run(OperationKind::Create, None);
+        desk.settle();
+        assert_eq!(desk.phase(), OperationPhase::Done);
+        desk.log.clear();
+        desk
+    }
+
+    fn config(workers: &[&str], max_unavailable: u16, destruction: Destruction) -> CoordinatorConfig {
+        CoordinatorConfig {
+            master: name("m"),
+            expected: workers.iter().map(|node| name(node)).collect(),
+            max_unavailable,
+            max_parallel: 8,
+            server: Text::cut("https://m:6443"),
+            drain_ms: 60_000,
+            destruction,
+        }
+    }
+
+    /// The coordinator dies and starts again with what was stored.
+    fn restart(&mut self) {
+        let workers: Vec<String> =
+            self.nodes.keys().filter(|node| **node != name("m")).map(|node| node.to_string()).collect();
+        let workers: Vec<&str> = workers.iter().map(String::as_str).collect();
+        let config = Self::config(&workers, self.max_unavailable, self.destruction);
+        self.commands.clear();
+        self.works.clear();
+        let (core, actions) = Coordinator::start(Instant::from_ms(self.now), config, self.stored.clone());
+        self.core = core;
+        self.take(actions);
+    }
+
+    fn step(&mut self, event: Event) {
+        let actions = self.core.step(Instant::from_ms(self.now), event);
+        self.take(actions);
+    }
+
+    fn take(&mut self, actions: Vec<Action>) {
+        self.last = actions.clone();
+        for (index, action) in actions.into_iter().enumerate() {
+            match action {
+                Action::Store(record) => {
+                    assert_eq!(index, 0, "storing comes first");
+                    self.stored = *record;
+                }
+                Action::Command { node, command } => {
+                    let sent = (node, *command);
+                    if !self.commands.iter().any(|held| held.1.id == sent.1.id) {
+                        self.log.push(format!("{} {}", sent.1.verb.name(), sent.0));
+                    }
+                    self.commands.retain(|held| held.1.id != sent.1.id);
+                    self.commands.push(sent);
+                }
+                Action::Kube { token, work, .. } => {
+                    self.log.push(match &work {
+                        KubeWork::Cordon(node) => format!("cordon {node}"),
+                        KubeWork::Uncordon(node) => format!("uncordon {node}"),
+                        KubeWork::Drain { node, .. } => format!("drain {node}"),
+                        KubeWork::DeleteNode(node) => format!("delete {node}"),
+                        KubeWork::MintCredential { node, .. } => format!("mint {node}"),
+                    });
+                    self.works.push((token, work));
+                }
+                Action::Respond { response, .. } => self.answers.push(*response),
+                Action::State(_)
+                | Action::Operation(_)
+                | Action::OperationNode(_)
+                | Action::Clear(_)
+                | Action::Tell(_) => {}
+            }
+        }
+    }
+
+    fn speak(&mut self, node: &NodeName) {
+        let played = self.nodes.get_mut(node).unwrap();
+        played.revision += 1;
+        let played = played.clone();
+        let running = played.cluster.is_some() && played.online;
+        let state = NodeState {
+            lifecycle: played.lifecycle,
+            power: played.power,
+            goal: None,
+            led: Text::new(),
+            running: None,
+            boot: boot(node, played.boots),
+            start: played.start,
+            revision: played.revision,
+            engine: EngineState {
+                cluster: played.cluster,
+                run: if running { EngineRun::Running } else { EngineRun::Stopped },
+                version: Text::new(),
+            },
+            last_shutdown: Some(LastShutdown {
+                phase: PowerPhase::HandingOver,
+                reason: Text::cut("command"),
+                outcome: if played.orderly { ShutdownOutcome::Orderly } else { ShutdownOutcome::Interrupted },
+            }),
+        };
+        self.step(Event::State { node: node.clone(), state: Box::new(state) });
+    }
+
+    fn presence(&mut self, node: &NodeName, status: Connection) {
+        let start = self.nodes[node].start;
+        let presence = Presence { status, start, connection: 1, reason: Text::new() };
+        self.step(Event::Presence { node: node.clone(), presence });
+    }
+
+    fn all_speak(&mut self) {
+        let names: Vec<NodeName> = self.nodes.keys().cloned().collect();
+        for node in names {
+            if self.nodes[&node].online {
+                self.presence(&node, Connection::Online);
+                self.speak(&node);
+            }
+        }
+    }
+
+    /// The power is gone: the broker says so, Kubernetes not yet.
+    fn dies(&mut self, node: &str) {
+        self.nodes.get_mut(&name(node)).unwrap().online = false;
+        self.presence(&name(node), Connection::Offline);
+    }
+
+    /// Kubernetes has noticed.
+    fn not_ready(&mut self, node: &str) {
+        self.kube_node(node).ready = Ready::No;
+        self.look();
+    }
+
+    /// Up again in another boot; its kubelet not yet.
+    fn boots(&mut self, node: &str) {
+        let played = self.nodes.get_mut(&name(node)).unwrap();
+        played.boots += 1;
+        played.start += 1;
+        played.online = true;
+        played.power = PowerPhase::Running;
+        self.presence(&name(node), Connection::Online);
+        self.speak(&name(node));
+    }
+
+    fn kube_node(&mut self, node: &str) -> &mut KubeNode {
+        self.view.nodes.iter_mut().find(|held| held.node.as_str() == node).unwrap()
+    }
+
+    fn is_cordoned(&self, node: &str) -> bool {
+        self.view.node(&name(node)).is_some_and(|held| held.scheduling == Scheduling::Cordoned)
+    }
+
+    /// Its kubelet says that it is ready in the boot in which it is.
+    fn ready(&mut self, node: &str) {
+        let now = boot(&name(node), self.nodes[&name(node)].boots);
+        let held = self.kube_node(node);
+        held.ready = Ready::Yes;
+        held.boot = Some(now);
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let view = self.view.clone();
+        self.step(Event::Kube(view));
+    }
+
+    /// Time passes in small steps; who is there keeps saying so.
+    fn pass(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            let due = self.core.next_deadline(Instant::from_ms(self.now)).as_ms();
+            self.now = due.max(self.now + 1).min(end).min(self.now - self.now % 5_000 + 5_000);
+            if self.now % 5_000 == 0 {
+                self.all_speak();
+            }
+            self.step(Event::Tick);
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, mode: Mode) -> ConsoleResponse {
+        self.asked += 1;
+        let id: RequestId = format!("r-{}", self.asked).parse().unwrap();
+        self.ask_as(id, ask, mode)
+    }
+
+    fn ask_as(&mut self, id: RequestId, ask: Ask, mode: Mode) -> ConsoleResponse {
+        let request = ConsoleRequest { id, mode, ask };
+        self.step(Event::Console { user: "ops".parse().unwrap(), request });
+        self.answers.pop().unwrap()
+    }
+
+    fn want(kind: OperationKind, node: Option<&str>, force: Force) -> Ask {
+        Ask::Operation { kind, node: node.map(name), version: Text::new(), force }
+    }
+
+    fn run(&mut self, kind: OperationKind, node: Option<&str>) -> ConsoleResponse {
+        self.ask(Self::want(kind, node, Force::No), Mode::Execute)
+    }
+
+    fn press(&mut self, node: &str, want: Want) -> RequestId {
+        self.asked += 1;
+        let id: RequestId = format!("n-{node}-{}", self.asked).parse().unwrap();
+        self.press_as(node, want, &id);
+        id
+    }
+
+    fn press_as(&mut self, node: &str, want: Want, id: &RequestId) {
+        let request = NodeRequest {
+            id: id.clone(),
+            want,
+            deadline_ms: 120_000,
+            reason: Text::cut("button"),
+            boot: boot(&name(node), self.nodes[&name(node)].boots),
+        };
+        self.step(Event::Request { node: name(node), request });
+    }
+
+    /// The answers that a node was sent, by verb.
+    fn answered(&mut self, node: &str) -> Vec<Answer> {
+        let answers =
+            self.commands.iter().filter(|(to, _)| to.as_str() == node).filter_map(|(_, command)| match command.verb {
+                Verb::Answer { answer, .. } => Some(answer),
+                _ => None,
+            });
+        answers.collect()
+    }
+
+    fn result(&mut self, node: &NodeName, command: &Command, status: CommandStatus, code: &str) {
+        let result = CommandResult {
+            id: command.id.clone(),
+            verb: command.verb.name(),
+            status,
+            code: Text::cut(code),
+            reason: Text::new(),
+            boot: boot(node, self.nodes[node].boots),
+        };
+        self.step(Event::Result { node: node.clone(), result });
+    }
+
+    /// Takes the command of that verb off the desk.
+    #[track_caller]
+    fn command(&mut self, verb: VerbName, node: &str) -> Command {
+        let found = self.commands.iter().position(|(to, command)| to.as_str() == node && command.verb.name() == verb);
+        let found = found.unwrap_or_else(|| panic!("no {verb} for {node} on the desk: {:?}", self.log));
+        self.commands.remove(found).1
+    }
+
+    #[track_caller]
+    fn work(&mut self) -> (u64, KubeWork) {
+        assert!(!self.works.is_empty(), "nothing asked of Kubernetes: {:?}", self.log);
+        self.works.remove(0)
+    }
+
+    fn kube_does(&mut self, token: u64, work: &KubeWork) {
+        let mut outcome = Ok(KubeDone::Done);
+        match work {
+            KubeWork::Cordon(node) | KubeWork::Uncordon(node) => {
+                let scheduling =
+                    if matches!(work, KubeWork::Cordon(_)) { Scheduling::Cordoned } else { Scheduling::Open };
+                self.kube_node(node.as_str()).scheduling = scheduling;
+            }
+            KubeWork::Drain { .. } => {}
+            KubeWork::DeleteNode(node) => self.view.nodes.retain(|held| held.node != *node),
+            KubeWork::MintCredential { .. } => outcome = Ok(KubeDone::Credential(JoinCredential::new("secret"))),
+        }
+        self.look();
+        self.step(Event::KubeEnded { token, outcome });
+    }
+
+    fn kube_fails(&mut self, code: &'static str) {
+        let (token, _) = self.work();
+        let outcome = Err(KubeError { code, reason: Text::cut("no") });
+        self.step(Event::KubeEnded { token, outcome });
+    }
+
+    /// A node does what it is told, and does it well.
+    fn obey(&mut self, node: &NodeName, command: &Command) {
+        if self.deaf.contains(node) || !self.nodes[node].online {
+            return;
+        }
+        let text = node.as_str().to_string();
+        match &command.verb {
+            Verb::Initialise { cluster, .. } | Verb::Join { cluster, .. } => {
+                self.result(node, command, CommandStatus::Accepted, "accepted");
+                let played = self.nodes.get_mut(node).unwrap();
+                played.cluster = Some(cluster.clone());
+                played.lifecycle = Lifecycle::Member;
+                let boots = played.boots;
+                if *node == name("m") {
+                    self.view = KubeView { cluster: Some(cluster.clone()), nodes: Vec::new() };
+                }
+                self.view.nodes.push(KubeNode {
+                    node: node.clone(),
+                    ready: Ready::Yes,
+                    scheduling: Scheduling::Open,
+                    boot: Some(boot(node, boots)),
+                });
+                self.result(node, command, CommandStatus::Succeeded, "done");
+                self.speak(node);
+                self.look();
+            }
+            Verb::Reset => {
+                let played = self.nodes.get_mut(node).unwrap();
+                played.cluster = None;
+                played.lifecycle = Lifecycle::Blank;
+                if *node == name("m") {
+                    self.view = KubeView::default();
+                }
+                self.result(node, command, CommandStatus::Succeeded, "done");
+                self.speak(node);
+                self.look();
+            }
+            Verb::Stop | Verb::Snapshot | Verb::AddOns | Verb::Identify { .. } | Verb::Answer { .. } => {
+                self.result(node, command, CommandStatus::Succeeded, "done");
+            }
+            Verb::Reboot => {
+                self.result(node, command, CommandStatus::InProgress, "stopping");
+                self.dies(&text);
+                self.boots(&text);
+                self.ready(&text);
+            }
+            Verb::PowerOff => {
+                self.result(node, command, CommandStatus::InProgress, "stopping");
+                self.hands_over(&text);
+                self.dies(&text);
+            }
+        }
+    }
+
+    fn hands_over(&mut self, node: &str) {
+        self.nodes.get_mut(&name(node)).unwrap().power = PowerPhase::HandingOver;
+        self.speak(&name(node));
+    }
+
+    /// Everybody does what is on the desk until nothing is left.
+    fn settle(&mut self) {
+        for _ in 0..500 {
+            if !self.works.is_empty() {
+                let (token, work) = self.work();
+                self.kube_does(token, &work);
+            } else if let Some(found) =
+                self.commands.iter().position(|(node, _)| !self.deaf.contains(node) && self.nodes[node].online)
+            {
+                let (node, command) = self.commands.remove(found);
+                self.obey(&node, &command);
+            } else {
+                return;
+            }
+        }
+        panic!("it never settles: {:?}", self.log);
+    }
+
+    fn phase(&self) -> OperationPhase {
+        self.stored.operations.last().unwrap().phase
+    }
+
+    fn states(&self) -> Vec<(StepKind, String, StepState)> {
+        let steps = &self.stored.operations.last().unwrap().steps;
+        steps.iter().map(|step| (step.kind, step.node.to_string(), step.state)).collect()
+    }
+
+    fn membership(&self, node: &str) -> Membership {
+        let state = self.core.state(Instant::from_ms(self.now));
+        state.members.iter().find(|member| member.node.as_str() == node).unwrap().membership
+    }
+}
+
+// ---- operations
+
+#[test]
+fn create_initialises_the_master_and_then_joins_the_nodes() {
+    let mut desk = Desk::new(&["a", "b"]);
+    let answer = desk.run(OperationKind::Create, None);
+    assert_eq!(answer.status, ResponseStatus::Started);
+    assert_eq!(desk.log, ["initialise m"], "one thing at first");
+    desk.settle();
+    assert_eq!(
+        desk.log,
+        ["initialise m", "mint a", "mint b", "join a", "join b", "add_ons m"],
+        "credentials are minted when there is a cluster"
+    );
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.stored.cluster.as_ref().unwrap().id.as_str(), "r-1");
+    assert_eq!(desk.membership("a"), Membership::Ready);
+    let again = desk.run(OperationKind::Create, None);
+    assert_eq!(again.status, ResponseStatus::Unchanged);
+}
+
+#[test]
+fn what_is_stored_and_reported_never_holds_a_credential() {
+    let mut desk = Desk::new(&["a"]);
+    desk.run(OperationKind::Create, None);
+    while !desk.log.contains(&"join a".to_string()) {
+        assert!(!format!("{:?}", desk.stored).contains("secret"));
+        if let Some((token, work)) = desk.works.pop() {
+            desk.kube_does(token, &work);
+        } else {
+            let (node, command) = desk.commands.remove(0);
+            desk.obey(&node, &command);
+        }
+    }
+    assert!(!format!("{:?} {:?}", desk.last, desk.core).contains("secret"));
+}
+
+#[test]
+fn rebuild_resets_the_master_last_and_initialises_it_first() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Rebuild, None);
+    desk.settle();
+    assert_eq!(
+        desk.log,
+        [
+            "snapshot m",
+            "reset a",
+            "reset b",
+            "reset m",
+            "initialise m",
+            "mint a",
+            "mint b",
+            "join a",
+            "join b",
+            "add_ons m"
+        ]
+    );
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.stored.cluster.as_ref().unwrap().id.as_str(), "r-2");
+}
+
+#[test]
+fn a_rebuild_needs_its_snapshot_unless_forced() {
+    for (force, phase) in [(Force::No, OperationPhase::Failed), (Force::Yes, OperationPhase::Running)] {
+        let mut desk = Desk::with_cluster(&["a"]);
+        desk.ask(Desk::want(OperationKind::Rebuild, None, force), Mode::Execute);
+        for _ in 0..ATTEMPTS {
+            let snapshot = desk.command(VerbName::Snapshot, "m");
+            desk.result(&name("m"), &snapshot, CommandStatus::Failed, "disk");
+            desk.pass(10_000);
+        }
+        assert_eq!(desk.phase(), phase);
+        assert_eq!(desk.log.contains(&"reset a".to_string()), force == Force::Yes);
+    }
+}
+
+#[test]
+fn reset_leaves_no_cluster() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Reset, None);
+    desk.settle();
+    assert_eq!(desk.log, ["reset a", "reset b", "reset m"]);
+    assert_eq!((desk.phase(), &desk.stored.cluster), (OperationPhase::Done, &None));
+    assert_eq!(desk.membership("a"), Membership::Blank);
+}
+
+#[test]
+fn a_rolling_reboot_waits_for_ready_in_a_new_boot_before_the_next() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Reboot, None);
+    let (token, work) = desk.work();
+    assert_eq!(work, KubeWork::Cordon(name("a")));
+    assert_eq!(desk.stored.cordons[0].node, name("a"), "it is stored first that we cordon");
+    assert_eq!(desk.stored.slots, [name("a")]);
+    desk.kube_does(token, &work);
+    let (token, work) = desk.work();
+    assert!(matches!(&work, KubeWork::Drain { node, .. } if *node == name("a")));
+    desk.kube_does(token, &work);
+    let reboot = desk.command(VerbName::Reboot, "a");
+    desk.result(&name("a"), &reboot, CommandStatus::InProgress, "stopping");
+    desk.dies("a");
+    desk.boots("a");
+    // Kubernetes still believes in the boot before
+    desk.look();
+    desk.pass(20_000);
+    assert!(!desk.log.contains(&"cordon b".to_string()) && !desk.log.contains(&"uncordon a".to_string()));
+    desk.ready("a");
+    let (token, work) = desk.work();
+    assert_eq!(work, KubeWork::Uncordon(name("a")));
+    assert!(!desk.log.contains(&"cordon b".to_string()));
+    desk.kube_does(token, &work);
+    assert_eq!(desk.log.last().unwrap(), "cordon b");
+    assert_eq!(desk.stored.slots, [name("b")]);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    let order: Vec<_> = desk.log.iter().filter(|line| line.starts_with("reboot")).collect();
+    assert_eq!(order, ["reboot a", "reboot b", "reboot m"]);
+    assert!(desk.stored.cordons.is_empty() && desk.stored.slots.is_empty());
+}
+
+#[test]
+fn a_restart_of_which_only_the_end_is_heard_counts_too() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let reboot = desk.command(VerbName::Reboot, "a");
+    // its new boot answers before its new state arrives: the old Ready must not pass for the new
+    desk.nodes.get_mut(&name("a")).unwrap().boots += 1;
+    desk.result(&name("a"), &reboot, CommandStatus::Succeeded, "done");
+    assert!(!desk.log.contains(&"uncordon a".to_string()));
+    desk.nodes.get_mut(&name("a")).unwrap().boots -= 1;
+    desk.boots("a");
+    desk.result(&name("a"), &reboot, CommandStatus::Succeeded, "done");
+    assert!(!desk.log.contains(&"uncordon a".to_string()), "ready, but of the boot before");
+    desk.ready("a");
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
+#[test]
+fn a_boot_before_the_command_was_taken_is_not_the_restart() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let reboot = desk.command(VerbName::Reboot, "a");
+    // it restarted by itself; the command reaches the new boot, whose state is still under way
+    desk.nodes.get_mut(&name("a")).unwrap().boots += 1;
+    desk.result(&name("a"), &reboot, CommandStatus::InProgress, "stopping");
+    desk.nodes.get_mut(&name("a")).unwrap().boots -= 1;
+    desk.boots("a");
+    assert_eq!(desk.states()[2].2, StepState::Running);
+    desk.result(&name("a"), &reboot, CommandStatus::InProgress, "stopping");
+    desk.boots("a");
+    assert_eq!(desk.states()[2].2, StepState::Done);
+}
+
+#[test]
+fn shutdown_cordons_stops_the_workers_and_then_the_master() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Shutdown, None);
+    desk.settle();
+    assert!(!desk.log.iter().any(|line| line.starts_with("drain")), "nothing is evicted");
+    assert_eq!(desk.log.last().unwrap(), "power_off m");
+    let before: Vec<_> = desk.states();
+    assert!(before.iter().filter(|step| step.1 != "m").all(|step| step.2 == StepState::Done), "{before:?}");
+    // the master was off too; its coordinator is back and uncordons who is back
+    desk.restart();
+    desk.boots("m");
+    desk.ready("m");
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.stored.cordons.len(), 2);
+    desk.log.clear();
+    desk.boots("a");
+    desk.look();
+    assert!(desk.log.is_empty(), "its kubelet has said nothing in this boot");
+    desk.ready("a");
+    desk.settle();
+    assert_eq!(desk.log, ["uncordon a"]);
+    assert_eq!(desk.stored.cordons.len(), 1, "b is still off");
+}
+
+#[test]
+fn a_shutdown_waits_for_a_worker_that_is_slow_and_gives_up_one_that_is_silent() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.deaf.insert(name("a"));
+    desk.run(OperationKind::Shutdown, None);
+    desk.settle();
+    assert!(!desk.log.contains(&"power_off m".to_string()));
+    desk.dies("a");
+    desk.pass(SILENT_MS + 10_000);
+    assert_eq!(desk.log.last().unwrap(), "power_off m");
+    desk.settle();
+    desk.restart();
+    desk.boots("m");
+    assert_eq!(desk.phase(), OperationPhase::PartlyDone);
+}
+
+#[test]
+fn one_who_took_the_command_and_fell_silent_is_off() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeShutdown, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let off = desk.command(VerbName::PowerOff, "a");
+    desk.result(&name("a"), &off, CommandStatus::InProgress, "stopping");
+    desk.dies("a");
+    desk.pass(5_000);
+    assert_eq!(desk.phase(), OperationPhase::Running, "presence alone permits nothing");
+    desk.pass(SILENT_MS);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.stored.slots, [name("a")], "and it is missing until it is back");
+}
+
+#[test]
+fn mains_that_come_back_do_not_make_a_power_off() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeShutdown, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let off = desk.command(VerbName::PowerOff, "a");
+    desk.result(&name("a"), &off, CommandStatus::InProgress, "stopping");
+    desk.dies("a");
+    desk.nodes.get_mut(&name("a")).unwrap().orderly = false;
+    desk.boots("a");
+    assert_eq!(desk.phase(), OperationPhase::Running);
+    desk.result(&name("a"), &off, CommandStatus::Interrupted, "power");
+    desk.pass(RETRY_MS);
+    let again = desk.command(VerbName::PowerOff, "a");
+    assert_ne!(again.id, off.id, "a new attempt is a new id");
+}
+
+#[test]
+fn a_drained_node_stays_drained_and_an_operator_uncordons_it() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("a"));
+    desk.settle();
+    assert_eq!(desk.log, ["cordon a", "drain a"]);
+    desk.pass(120_000);
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    desk.settle();
+    assert!(desk.is_cordoned("a"));
+    assert_eq!(desk.membership("a"), Membership::Cordoned);
+    // it counts
+    let refused = desk.run(OperationKind::NodeReboot, Some("b"));
+    assert_eq!((refused.status, refused.code.as_str()), (ResponseStatus::Refused, "slot-held"));
+    // a restart of itself does not open it
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    desk.settle();
+    assert_eq!((desk.phase(), desk.is_cordoned("a")), (OperationPhase::Done, true));
+    desk.run(OperationKind::NodeUncordon, Some("a"));
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Unchanged);
+}
+
+#[test]
+fn join_and_leave_of_one_node() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    desk.settle();
+    assert_eq!(desk.log, ["cordon a", "drain a", "stop a", "delete a", "reset a"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+    assert_eq!(desk.run(OperationKind::NodeLeave, Some("a")).status, ResponseStatus::Unchanged);
+    desk.log.clear();
+    desk.run(OperationKind::NodeJoin, Some("a"));
+    desk.settle();
+    assert_eq!(desk.log, ["mint a", "join a"]);
+    assert_eq!(desk.run(OperationKind::NodeJoin, Some("a")).status, ResponseStatus::Unchanged);
+}
+
+#[test]
+fn a_node_that_registered_again_while_it_left_is_deleted_once_more() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    while desk.log.last().unwrap() != "reset a" {
+        if let Some((token, work)) = desk.works.pop() {
+            desk.kube_does(token, &work);
+        } else {
+            let stop = desk.command(VerbName::Stop, "a");
+            desk.obey(&name("a"), &stop);
+        }
+    }
+    desk.view.nodes.push(KubeNode {
+        node: name("a"),
+        ready: Ready::Yes,
+        scheduling: Scheduling::Open,
+        boot: Some(boot(&name("a"), 2)),
+    });
+    desk.look();
+    desk.settle();
+    assert_eq!(desk.log.last().unwrap(), "delete a");
+    assert!(desk.view.node(&name("a")).is_none());
+}
+
+#[test]
+fn a_node_is_not_taken_for_gone_while_the_api_server_is_silent() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let stop = desk.command(VerbName::Stop, "a");
+    desk.obey(&name("a"), &stop);
+    desk.step(Event::Kube(KubeView::default()));
+    desk.kube_fails("unreachable");
+    desk.pass(10_000);
+    assert!(!desk.log.contains(&"reset a".to_string()));
+    desk.look();
+    desk.works.drain(..).for_each(drop);
+    desk.pass(120_000);
+    assert!(!desk.log.contains(&"reset a".to_string()), "and it is still there");
+}
+
+#[test]
+fn a_reset_of_a_member_needs_force_and_removes_its_node() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let refused = desk.run(OperationKind::NodeReset, Some("a"));
+    assert_eq!((refused.status, refused.code.as_str()), (ResponseStatus::Refused, "node-is-member"));
+    let refused = desk.run(OperationKind::NodeReset, Some("m"));
+    assert_eq!(refused.code.as_str(), "master-has-cluster");
+    desk.ask(Desk::want(OperationKind::NodeReset, Some("a"), Force::Yes), Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.log, ["stop a", "delete a", "reset a"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
+#[test]
+fn identify_runs_beside_anything() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::Rebuild, None);
+    let answer = desk.run(OperationKind::NodeIdentify, Some("a"));
+    assert_eq!(answer.status, ResponseStatus::Started);
+    assert_eq!(desk.run(OperationKind::NodeIdentify, Some("a")).status, ResponseStatus::Unchanged);
+    let identify = desk.command(VerbName::Identify, "a");
+    desk.obey(&name("a"), &identify);
+    assert_eq!(desk.stored.operations.len(), 1, "a local one is forgotten when it has ended");
+}
+
+// ---- requests
+
+#[test]
+fn a_second_operation_is_refused_with_the_name_of_the_first() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::Rebuild, None);
+    let refused = desk.run(OperationKind::Reset, None);
+    assert_eq!(refused.status, ResponseStatus::Refused);
+    assert_eq!(refused.code.as_str(), "one-operation-at-a-time");
+    assert!(refused.text.as_str().contains("rebuild") && refused.text.as_str().contains("r-2"), "{}", refused.text);
+    assert_eq!(refused.operation.unwrap().as_str(), "r-2");
+}
+
+#[test]
+fn an_unknown_node_is_named() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let answer = desk.run(OperationKind::NodeDrain, Some("z"));
+    assert_eq!(answer.status, ResponseStatus::UnknownNode);
+    assert!(answer.text.as_str().contains('z'));
+    assert_eq!(desk.run(OperationKind::NodeDrain, None).status, ResponseStatus::Invalid);
+}
+
+#[test]
+fn the_same_request_begins_once_however_often_it_comes() {
+    let mut desk = Desk::new(&["a"]);
+    let id: RequestId = "r-x".parse().unwrap();
+    let create = || Desk::want(OperationKind::Create, None, Force::No);
+    let first = desk.ask_as(id.clone(), create(), Mode::Execute);
+    let again = desk.ask_as(id.clone(), create(), Mode::Execute);
+    assert_eq!(again, first);
+    desk.settle();
+    desk.restart();
+    desk.all_speak();
+    let later = desk.ask_as(id.clone(), create(), Mode::Execute);
+    assert_eq!(later, first, "also after a restart, and after its end");
+    assert_eq!(desk.stored.operations.len(), 1);
+    // and when its answer was forgotten
+    for _ in 0..ANSWERS {
+        desk.run(OperationKind::NodeUncordon, Some("a"));
+    }
+    let forgotten = desk.ask_as(id, create(), Mode::Execute);
+    assert_eq!(forgotten.status, ResponseStatus::Unchanged);
+    assert_eq!(desk.stored.answers.len(), ANSWERS);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let before = desk.stored.clone();
+    for (kind, steps) in [(OperationKind::Rebuild, 8), (OperationKind::Reboot, 10), (OperationKind::Shutdown, 3)] {
+        let plan = desk.ask(Desk::want(kind, None, Force::No), Mode::DryRun);
+        assert_eq!((plan.status, plan.plan.len()), (ResponseStatus::Planned, steps), "{kind}");
+    }
+    assert!(desk.log.is_empty());
+    assert_eq!(desk.stored, before);
+    assert!(!desk.last.iter().any(|action| matches!(action, Action::Store(_))));
+    desk.run(OperationKind::Reboot, None);
+    assert_eq!(desk.ask(Ask::Abort, Mode::DryRun).status, ResponseStatus::Planned);
+    assert_eq!(desk.phase(), OperationPhase::Running);
+}
+
+#[test]
+fn an_insecure_wire_destroys_nothing() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.destruction = Destruction::RefusedInsecureWire;
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    for (kind, node) in
+        [(OperationKind::Rebuild, None), (OperationKind::Reset, None), (OperationKind::NodeLeave, Some("a"))]
+    {
+        let refused = desk.run(kind, node);
+        assert_eq!((refused.status, refused.code.as_str()), (ResponseStatus::Refused, "insecure-wire"));
+    }
+    assert!(desk.log.is_empty());
+    assert_eq!(desk.run(OperationKind::Reboot, None).status, ResponseStatus::Started);
+}
+
+// ---- cordons and slots
+
+#[test]
+fn a_cordon_of_others_is_left_alone() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.kube_node("a").scheduling = Scheduling::Cordoned;
+    desk.look();
+    assert_eq!(desk.membership("a"), Membership::CordonedByOthers);
+    let refused = desk.run(OperationKind::NodeUncordon, Some("a"));
+    assert_eq!(refused.code.as_str(), "cordoned-by-others");
+    desk.run(OperationKind::Reboot, None);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(!desk.log.contains(&"uncordon a".to_string()) && !desk.log.contains(&"cordon a".to_string()));
+    assert!(desk.log.contains(&"reboot a".to_string()) && desk.is_cordoned("a"));
+    assert!(desk.stored.slots.is_empty());
+    desk.ask(Desk::want(OperationKind::NodeUncordon, Some("a"), Force::Yes), Mode::Execute);
+    desk.settle();
+    assert!(!desk.is_cordoned("a"));
+}
+
+#[test]
+fn a_failed_drain_is_undone_at_once() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Reboot, None);
+    let (token, work) = desk.work();
+    desk.kube_does(token, &work);
+    desk.kube_fails("blocked-by-budget");
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert_eq!(desk.log.last().unwrap(), "uncordon a");
+    // also after a crash, and again until it comes off
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    desk.kube_fails("unreachable");
+    desk.pass(6_000);
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.cordons.is_empty() && desk.stored.slots.is_empty());
+    assert!(!desk.log.contains(&"cordon b".to_string()), "nothing begins after an essential step has failed");
+}
+
+#[test]
+fn no_drain_and_no_cordon_while_nobody_knows_who_is_cordoned() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.restart();
+    desk.all_speak();
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    desk.pass(10_000);
+    assert!(desk.log.is_empty(), "{:?}", desk.log);
+    desk.look();
+    desk.pass(3_000);
+    assert_eq!(desk.log, ["cordon a"]);
+}
+
+#[test]
+fn a_dead_holder_keeps_its_slot_until_it_is_back() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let reboot = desk.command(VerbName::Reboot, "a");
+    desk.result(&name("a"), &reboot, CommandStatus::InProgress, "stopping");
+    desk.dies("a");
+    desk.not_ready("a");
+    desk.pass(limit_ms(StepKind::Reboot, 0) + 1_000);
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    desk.settle();
+    assert_eq!((desk.is_cordoned("a"), &desk.stored.slots), (false, &vec![name("a")]));
+    let refused = desk.run(OperationKind::Reboot, None);
+    assert_eq!((refused.status, refused.code.as_str()), (ResponseStatus::Refused, "slot-held"));
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    assert_eq!(desk.stored.slots, [name("a")]);
+    desk.boots("a");
+    assert_eq!(desk.stored.slots, [name("a")], "Kubernetes has not seen it");
+    desk.ready("a");
+    assert!(desk.stored.slots.is_empty());
+}
+
+#[test]
+fn an_operator_frees_the_slot_of_one_that_never_returns() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeShutdown, Some("a"));
+    desk.settle();
+    assert_eq!((desk.phase(), desk.stored.slots.len()), (OperationPhase::Done, 1));
+    desk.not_ready("a");
+    desk.run(OperationKind::NodeUncordon, Some("a"));
+    desk.settle();
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+}
+
+// ---- the button
+
+#[test]
+fn a_press_is_never_refused_and_rolling_work_waits_for_it() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Reboot, None);
+    let id = desk.press("b", Want::PowerOff);
+    assert_eq!(desk.answered("b"), [Answer::Wait]);
+    assert_eq!(desk.stored.slots, [name("a"), name("b")], "over the limit, and counted");
+    desk.press_as("b", Want::PowerOff, &id);
+    assert_eq!(desk.stored.operations.len(), 2, "asked again: the same");
+    desk.settle();
+    assert!(desk.answered("b").is_empty());
+    assert!(desk.log.contains(&"drain b".to_string()));
+    desk.hands_over("b");
+    desk.dies("b");
+    desk.settle();
+    // a is done; nothing new begins while b is away
+    assert_eq!(desk.stored.slots, [name("b")]);
+    assert!(!desk.log.contains(&"cordon m".to_string()));
+    desk.pass(30_000);
+    desk.boots("b");
+    desk.ready("b");
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    assert!(desk.stored.cordons.is_empty() && desk.stored.slots.is_empty());
+}
+
+#[test]
+fn a_node_that_cannot_be_emptied_is_let_go_undrained() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let id = desk.press("a", Want::Reboot);
+    let (token, work) = desk.work();
+    desk.kube_does(token, &work);
+    desk.kube_fails("blocked-by-budget");
+    assert!(desk.answered("a").contains(&Answer::GoUndrained));
+    desk.settle();
+    desk.press_as("a", Want::Reboot, &id);
+    assert_eq!(desk.answered("a"), [Answer::Go], "asked again after the end");
+    assert!(desk.is_cordoned("a"), "until it is back");
+    desk.boots("a");
+    desk.ready("a");
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
+}
+
+#[test]
+fn a_node_whose_agent_forgot_that_it_was_to_go_is_uncordoned() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.press("a", Want::Reboot);
+    let (token, work) = desk.work();
+    desk.kube_does(token, &work);
+    desk.nodes.get_mut(&name("a")).unwrap().start += 1;
+    desk.presence(&name("a"), Connection::Online);
+    desk.speak(&name("a"));
+    desk.settle();
+    assert!(!desk.is_cordoned("a"), "{:?}", desk.stored.cordons);
+}
+
+#[test]
+fn the_masters_button_pauses_what_runs_and_switches_the_crew_off() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::Rebuild, None);
+    desk.command(VerbName::Snapshot, "m");
+    desk.press("m", Want::PowerOff);
+    let phases: Vec<_> = desk.stored.operations.iter().map(|held| (held.kind, held.phase)).collect();
+    assert_eq!(
+        phases,
+        [(OperationKind::Rebuild, OperationPhase::Paused), (OperationKind::Shutdown, OperationPhase::Running)]
+    );
+    desk.settle();
+    assert!(desk.log.contains(&"power_off a".to_string()));
+    assert_eq!(desk.log.last().unwrap(), "answer m", "the master is let go last");
+    let refused = desk.run(OperationKind::Reset, None);
+    assert_eq!(refused.code.as_str(), "one-operation-at-a-time");
+    assert!(refused.text.as_str().contains("paused"), "{}", refused.text);
+    assert!(!desk.log.iter().any(|line| line.starts_with("reset")));
+    // after the next start it goes on
+    desk.dies("m");
+    desk.restart();
+    desk.boots("m");
+    desk.boots("a");
+    desk.ready("m");
+    desk.settle();
+    let rebuild = desk.stored.operations.iter().find(|held| held.kind == OperationKind::Rebuild).unwrap();
+    assert_eq!(rebuild.phase, OperationPhase::Done);
+}
+
+#[test]
+fn a_shutdown_that_runs_is_not_paused_by_the_masters_button() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::Shutdown, None);
+    desk.press("m", Want::PowerOff);
+    assert_eq!(desk.answered("m"), [Answer::Wait]);
+    assert_eq!(desk.stored.operations.len(), 1);
+    desk.settle();
+    assert_eq!(desk.log.last().unwrap(), "power_off m");
+}
+
+#[test]
+fn a_leave_by_button_waits_for_what_runs_and_then_begins() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeReboot, Some("b"));
+    let id = desk.press("a", Want::Leave);
+    assert_eq!(desk.answered("a"), [Answer::Wait]);
+    desk.settle();
+    desk.press_as("a", Want::Leave, &id);
+    assert_eq!(desk.answered("a"), [Answer::Go]);
+    desk.settle();
+    assert_eq!(desk.log.last().unwrap(), "reset a");
+    let operation = desk.stored.operations.last().unwrap();
+    assert_eq!((operation.kind, operation.phase), (OperationKind::NodeLeave, OperationPhase::Done));
+}
+
+// ---- failure, abort, resume
+
+#[test]
+fn a_silent_node_fails_its_steps_and_the_rest_goes_on() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Rebuild, None);
+    desk.dies("b");
+    desk.settle();
+    assert!(!desk.log.contains(&"reset m".to_string()), "the master is reset last");
+    desk.pass(SILENT_MS + 10_000);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::PartlyDone);
+    let lost: Vec<_> = desk.states().into_iter().filter(|step| step.2 != StepState::Done).collect();
+    assert_eq!(
+        lost,
+        [
+            (StepKind::Reset, "b".to_string(), StepState::Failed),
+            (StepKind::Join, "b".to_string(), StepState::Skipped),
+            (StepKind::WaitReady, "b".to_string(), StepState::Skipped)
+        ]
+    );
+    // it comes back and is taken in by a resume
+    desk.boots("b");
+    assert_eq!(desk.membership("b"), Membership::Broken, "a member of a cluster that is no more");
+    desk.log.clear();
+    let resumed = desk.ask(Ask::Resume, Mode::Execute);
+    assert_eq!(resumed.status, ResponseStatus::Started);
+    desk.settle();
+    assert_eq!(desk.log, ["reset b", "mint b", "join b"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
+#[test]
+fn a_failed_step_is_tried_again_under_a_new_id_and_then_given_up() {
+    let mut desk = Desk::new(&["a"]);
+    desk.run(OperationKind::Create, None);
+    let mut ids = BTreeSet::new();
+    for attempt in 1..=ATTEMPTS {
+        let command = desk.command(VerbName::Initialise, "m");
+        assert!(ids.insert(command.id.clone()));
+        desk.result(&name("m"), &command, CommandStatus::Failed, "disk");
+        assert!(desk.commands.is_empty(), "not at once");
+        desk.pass(RETRY_MS << attempt);
+    }
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert!(!desk.log.contains(&"mint a".to_string()));
+    let resumed = desk.ask(Ask::Resume, Mode::DryRun);
+    assert_eq!((resumed.status, desk.phase()), (ResponseStatus::Planned, OperationPhase::Failed));
+    desk.ask(Ask::Resume, Mode::Execute);
+    let command = desk.command(VerbName::Initialise, "m");
+    assert!(ids.insert(command.id.clone()), "no id is used twice");
+    desk.obey(&name("m"), &command);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
+#[test]
+fn one_that_is_busy_is_asked_again_for_as_long_as_the_step_may_take() {
+    let mut desk = Desk::new(&["a"]);
+    desk.run(OperationKind::Create, None);
+    for _ in 0..10 {
+        let command = desk.command(VerbName::Initialise, "m");
+        desk.result(&name("m"), &command, CommandStatus::Rejected, "busy");
+        desk.pass(RETRY_MS);
+    }
+    assert_eq!(desk.phase(), OperationPhase::Running);
+    let command = desk.command(VerbName::Initialise, "m");
+    desk.result(&name("m"), &command, CommandStatus::Rejected, "insecure-wire");
+    assert_eq!(desk.phase(), OperationPhase::Failed, "any other refusal is final");
+}
+
+#[test]
+fn a_command_goes_out_again_under_its_id_until_it_is_answered() {
+    let mut desk = Desk::new(&["a"]);
+    desk.run(OperationKind::Create, None);
+    let sent = |desk: &Desk| desk.last.iter().filter(|action| matches!(action, Action::Command { .. })).count();
+    let first = desk.commands[0].1.clone();
+    desk.now += SEND_AGAIN_MS;
+    desk.step(Event::Tick);
+    assert_eq!(sent(&desk), 1);
+    assert_eq!(desk.commands[0].1.id, first.id);
+    assert_eq!(desk.commands[0].1.expires_ms + SEND_AGAIN_MS, first.expires_ms);
+    desk.result(&name("m"), &first, CommandStatus::Accepted, "accepted");
+    desk.now += SEND_AGAIN_MS;
+    desk.step(Event::Tick);
+    assert_eq!(sent(&desk), 0, "seldom now");
+    desk.now += SEND_AGAIN_ACCEPTED_MS;
+    desk.step(Event::Tick);
+    assert_eq!(sent(&desk), 1);
+}
+
+#[test]
+fn an_abort_lets_what_runs_come_to_its_end_and_begins_nothing() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    assert_eq!(desk.ask(Ask::Abort, Mode::Execute).status, ResponseStatus::Unchanged);
+    desk.run(OperationKind::Reboot, None);
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let reboot = desk.command(VerbName::Reboot, "a");
+    assert_eq!(desk.ask(Ask::Abort, Mode::Execute).status, ResponseStatus::Started);
+    assert_eq!(desk.phase(), OperationPhase::Aborting);
+    desk.obey(&name("a"), &reboot);
+    assert_eq!(desk.phase(), OperationPhase::Aborted);
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
+    assert!(!desk.log.contains(&"cordon b".to_string()));
+    // taken up again, what was restarted is not restarted again
+    desk.log.clear();
+    desk.ask(Ask::Resume, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(!desk.log.contains(&"reboot a".to_string()) && desk.log.contains(&"reboot b".to_string()));
+}
+
+// ---- crash and store
+
+#[test]
+fn a_crash_at_any_step_goes_on_under_the_same_ids() {
+    for kind in [OperationKind::Rebuild, OperationKind::Reboot, OperationKind::Reset] {
+        let mut done = false;
+        let mut crash_at = 0;
+        while !done {
+            let mut desk = Desk::with_cluster(&["a", "b"]);
+            desk.run(kind, None);
+            let mut count = 0;
+            done = true;
+            for _ in 0..400 {
+                if count == crash_at {
+                    let ids: BTreeSet<_> = desk.commands.iter().map(|held| held.1.id.clone()).collect();
+                    desk.restart();
+                    desk.all_speak();
+                    desk.look();
+                    for (_, command) in &desk.commands {
+                        // a join's credential is not kept, so that one is another attempt
+                        let kept = ids.contains(&command.id) || command.verb.name() == VerbName::Join;
+                        assert!(kept, "{kind} {}", command.id);
+                    }
+                    done = false;
+                }
+                count += 1;
+                if let Some((token, work)) = desk.works.pop() {
+                    desk.kube_does(token, &work);
+                } else if !desk.commands.is_empty() {
+                    let (node, command) = desk.commands.remove(0);
+                    desk.obey(&node, &command);
+                } else if desk.phase().is_final() {
+                    break;
+                } else {
+                    desk.pass(1_000);
+                }
+            }
+            assert_eq!(desk.phase(), OperationPhase::Done, "{kind}, crash after {crash_at}");
+            assert!(desk.stored.cordons.is_empty() && desk.stored.slots.is_empty());
+            done |= count <= crash_at;
+            crash_at += 1;
+        }
+        assert!(crash_at > 3);
+    }
+}
+
+#[test]
+fn what_could_not_be_stored_is_stored_before_anything_else() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let id: RequestId = "r-x".parse().unwrap();
+    let ask = Desk::want(OperationKind::NodeDrain, Some("a"), Force::No);
+    let now = Instant::from_ms(desk.now);
+    let request = ConsoleRequest { id, mode: Mode::Execute, ask };
+    let actions = desk.core.step(now, Event::Console { user: "ops".parse().unwrap(), request });
+    assert!(matches!(actions[0], Action::Store(_)));
+    let asked = |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Kube { .. })).count();
+    assert_eq!(asked(&actions), 1);
+    for _ in 0..3 {
+        assert!(desk.core.step(now, Event::StoreFailed).is_empty());
+        assert_eq!(desk.core.next_deadline(now), now.plus_ms(1_000));
+        let actions = desk.core.step(now, Event::Tick);
+        assert!(
+            matches!(&actions[0], Action::Store(record) if record.operations.iter().any(|held| held.id.as_str() == "r-x"))
+        );
+        assert_eq!(asked(&actions), 1, "held until it is stored, and not doubled");
+        let told = actions.iter().filter(|action| matches!(action, Action::Operation(_))).count();
+        assert_eq!(told, 1);
+    }
+    // stored at last
+    let actions = desk.core.step(now, Event::Tick);
+    assert_eq!((asked(&actions), actions.iter().any(|action| matches!(action, Action::Store(_)))), (0, false));
+}
+
+// ---- what is heard
+
+#[test]
+fn a_will_of_an_earlier_connection_counts_for_nothing() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let a = name("a");
+    let say = |desk: &mut Desk, status, start, connection| {
+        let presence = Presence { status, start, connection, reason: Text::new() };
+        desk.step(Event::Presence { node: name("a"), presence });
+    };
+    let online = |desk: &Desk| desk.core.is_online(Instant::from_ms(desk.now), &a);
+    say(&mut desk, Connection::Online, 1, 4);
+    say(&mut desk, Connection::Offline, 1, 3);
+    assert!(online(&desk));
+    say(&mut desk, Connection::Offline, 1, 4);
+    assert!(!online(&desk));
+    // the word of its return was lost: who speaks long after that is there
+    desk.speak(&a);
+    assert!(!online(&desk), "this may have been said before");
+    desk.now += BACK_AFTER_MS;
+    desk.speak(&a);
+    assert!(online(&desk));
+    // the will was lost: who says nothing is not
+    desk.now += SILENT_MS;
+    desk.step(Event::Tick);
+    assert!(!online(&desk));
+    assert_eq!(desk.membership("a"), Membership::Lost);
+}
+
+#[test]
+fn an_older_state_does_not_replace_a_newer_one() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let old = desk.core.state_of(&name("a")).unwrap().clone();
+    desk.boots("a");
+    desk.step(Event::State { node: name("a"), state: Box::new(old.clone()) });
+    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 2));
+    // a new card counts from one again
+    desk.now += SILENT_MS;
+    desk.step(Event::State { node: name("a"), state: Box::new(old) });
+    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 1));
+}
+
+#[test]
+fn strangers_cannot_grow_the_crew_without_bound() {
+    let mut desk = Desk::new(&["a"]);
+    for number in 0..(2 * MAX_NODES) {
+        let presence = Presence { status: Connection::Online, start: 1, connection: 1, reason: Text::new() };
+        desk.step(Event::Presence { node: name(&format!("s{number}")), presence });
+    }
+    assert_eq!(desk.stored.known.len(), MAX_NODES);
+    assert_eq!(desk.core.seen.len(), MAX_NODES);
+}
+
+#[test]
+fn nothing_grows_with_the_number_of_operations() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    for _ in 0..20 {
+        desk.run(OperationKind::Reboot, None);
+        desk.settle();
+        desk.run(OperationKind::NodeIdentify, Some("a"));
+        desk.settle();
+        desk.press("a", Want::Reboot);
+        desk.settle();
+        desk.boots("a");
+        desk.ready("a");
+        desk.settle();
+    }
+    assert!(desk.stored.ended.len() <= ENDED_OPERATIONS);
+    assert_eq!(desk.stored.operations.len(), 1);
+    assert!(desk.core.live.is_empty() && desk.core.kube_owners.is_empty() && desk.core.mending.is_empty());
+    assert!(desk.core.told.sizes().iter().all(|size| *size <= ENDED_OPERATIONS + 1), "{:?}", desk.core.told.sizes());
+}
+
+#[test]
+fn it_wakes_for_its_heartbeat_and_no_more_often_when_nothing_happens() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.all_speak();
+    let now = Instant::from_ms(desk.now);
+    let actions = desk.core.step(now.plus_ms(HEARTBEAT_MS), Event::Tick);
+    assert!(matches!(actions.as_slice(), [Action::State(_)]), "{actions:?}");
+    let next = desk.core.next_deadline(now.plus_ms(HEARTBEAT_MS));
+    assert_eq!(next, now.plus_ms(2 * HEARTBEAT_MS));
+}

@@ -17,8 +17,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb, VerbName};
 use beehive_mqtt::node::{
-    CommandResult, CommandStatus, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest, PowerGoal,
-    PowerPhase, Role, Running, ShutdownOutcome, Want,
+    CommandResult, CommandStatus, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest,
+    PowerGoal, PowerPhase, Role, Running, ShutdownOutcome, Want,
 };
 use beehive_mqtt::{BootId, ClusterId, CommandId, RequestId, Text};
 use core::fmt::Write;
@@ -29,8 +29,16 @@ pub const ASK_AGAIN_MS: u64 = 1_000;
 /// How often it is repeated after the coordinator said `wait`: seldom, in case the final answer was lost.
 pub const ASK_AGAIN_HEARD_MS: u64 = 5_000;
 
-/// How long a node waits for the coordinator when it wants to leave by its button; then it resets itself. Covers a drain.
+/// How long a node waits for the coordinator when it wants to leave by its button; then it resets itself. The coordinator's
+/// `wait` (another operation runs) begins it anew.
 pub const LEAVE_DEADLINE_MS: u64 = 60_000;
+
+/// How long after a store that failed it is tried again.
+pub const STORE_AGAIN_MS: u64 = 1_000;
+
+/// After this time the button's next press is a new one, even if nobody said what became of the one that cancelled a
+/// shutdown. Longer than any gesture.
+const SWALLOW_MS: u64 = 30_000;
 
 /// What never changes while the program runs.
 #[derive(Debug, Clone)]
@@ -54,6 +62,8 @@ pub enum Press {
     PowerOff,
     /// Leave the cluster and clean this Pi; it was confirmed.
     Reset,
+    /// It came to nothing: cancelled, or held for so long that the button seems stuck.
+    Nothing,
 }
 
 /// How work of the engine ended.
@@ -169,7 +179,7 @@ pub enum Preparation {
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Store this; if that fails, drop the actions after it.
+    /// Store this; if that fails, drop the actions after it and call [`NodeCore::store_failed`].
     Store(Box<NodeRecord>),
     /// Publish how far a command is.
     Result(CommandResult),
@@ -215,8 +225,8 @@ pub enum Action {
 enum Attention {
     /// Its gesture counts.
     Open,
-    /// It cancelled a shutdown and is nothing else.
-    Swallow,
+    /// It cancelled a shutdown then, and is nothing else.
+    Swallow(Instant),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,6 +242,19 @@ struct Pending {
     until: Instant,
     ask_at: Instant,
     every_ms: u64,
+}
+
+/// The event changed what is kept.
+struct Changed;
+
+/// What the event asks for rests on what is kept.
+struct Rests;
+
+/// How a step of the engine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    Badly,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +278,21 @@ pub struct NodeCore {
     expires: Option<Instant>,
     next_token: u64,
     engine_cluster: Option<ClusterId>,
+    engine_run: EngineRun,
+    unsaved: Unsaved,
+    /// What came after the last [`Action::Store`] and must not be lost with it.
+    behind: Vec<Action>,
+}
+
+/// Whether the record in memory is ahead of the one on the card.
+#[derive(Debug, Clone)]
+enum Unsaved {
+    No,
+    /// It is; these actions wait for it, and it is tried again then.
+    Yes {
+        held: Vec<Action>,
+        again_at: Instant,
+    },
 }
 
 impl NodeCore {
@@ -271,6 +309,9 @@ impl NodeCore {
             expires: None,
             next_token: 1,
             engine_cluster: None,
+            engine_run: EngineRun::Stopped,
+            unsaved: Unsaved::No,
+            behind: Vec::new(),
         };
         let mut actions = Vec::new();
         core.report_last_shutdown(&mut actions);
@@ -325,8 +366,13 @@ impl NodeCore {
         let Some(started) = self.record.running.clone() else { return };
         match started.verb {
             VerbName::Reboot | VerbName::PowerOff => {
+                let cut_short =
+                    self.last_shutdown.as_ref().is_some_and(|last| last.outcome == ShutdownOutcome::Interrupted);
                 let (status, code, reason) = if started.boot == self.config.boot {
                     (CommandStatus::Interrupted, "same-boot", "the agent restarted before the Pi went down")
+                } else if started.verb == VerbName::PowerOff && cut_short {
+                    // it is on, and that is not what was asked for
+                    (CommandStatus::Interrupted, "power", "the power went and came back before the Pi had shut down")
                 } else {
                     (CommandStatus::Succeeded, "done", "the Pi came back in a new boot")
                 };
@@ -367,19 +413,29 @@ impl NodeCore {
     /// When [`Event::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let pending = self.pending.as_ref().map(|pending| pending.ask_at.min(pending.until));
-        match (pending, self.expires) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let again = match &self.unsaved {
+            Unsaved::No => None,
+            Unsaved::Yes { again_at, .. } => Some(*again_at),
+        };
+        [pending, self.expires, again].into_iter().flatten().min()
+    }
+
+    /// [`Action::Store`] failed; what came after it was not done. It is stored with the next step, and what must not be
+    /// lost (the engine's work, a restart) follows then. A press works meanwhile: it rests on nothing that is stored.
+    pub fn store_failed(&mut self, now: Instant) {
+        let held = core::mem::take(&mut self.behind);
+        self.unsaved = Unsaved::Yes { held, again_at: now.plus_ms(STORE_AGAIN_MS) };
     }
 
     /// Takes one event and says what is to be done.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let before = self.record.clone();
         let mut actions = Vec::new();
+        // even a repeat's answer tells what the card should know
+        let mut rests = matches!(event, Event::Command(_));
         match event {
             Event::Command(command) => self.command(now, *command, &mut actions),
-            Event::ButtonDown => self.button_down(&mut actions),
+            Event::ButtonDown => self.button_down(now, &mut actions),
             Event::Press(press) => self.press(now, press, &mut actions),
             Event::Power { phase, goal, reason } => self.power(phase, goal, reason),
             Event::PrepareAsked { goal, reason, deadline_ms } => {
@@ -393,9 +449,48 @@ impl NodeCore {
             if self.record.lifecycle != before.lifecycle {
                 actions.push(Action::Tell(NodeEventKind::Lifecycle, Text::cut(lifecycle_word(self.record.lifecycle))));
             }
-            actions.insert(0, Action::Store(Box::new(self.record.clone())));
+            rests = true;
         }
-        actions
+        let changed = self.record != before;
+        self.behind_the_store(changed.then_some(Changed), rests.then_some(Rests), actions)
+    }
+
+    /// Puts the storing before what rests on it, and what an earlier store held up between them.
+    fn behind_the_store(
+        &mut self,
+        changed: Option<Changed>,
+        rests: Option<Rests>,
+        actions: Vec<Action>,
+    ) -> Vec<Action> {
+        let held = match core::mem::replace(&mut self.unsaved, Unsaved::No) {
+            Unsaved::No if changed.is_none() => {
+                self.behind.clear();
+                return actions;
+            }
+            Unsaved::No => Vec::new(),
+            Unsaved::Yes { held, .. } => held,
+        };
+        let work = self.work;
+        let is_due = |action: &Action| match action {
+            // its command may have expired meanwhile
+            Action::Engine { token, .. } => work.is_some_and(|(mine, _)| mine == *token),
+            Action::Power { .. } | Action::Prepared => true,
+            Action::Store(_)
+            | Action::Result(_)
+            | Action::Request(_)
+            | Action::Tell(..)
+            | Action::CancelPower
+            | Action::Identify { .. }
+            | Action::ShowStatus => false,
+        };
+        let store = Action::Store(Box::new(self.record.clone()));
+        let (first, last) = match rests {
+            Some(Rests) => (Vec::new(), held.into_iter().chain(actions).collect::<Vec<_>>()),
+            None => (actions, held),
+        };
+        self.behind = last.iter().filter(|action| is_due(action)).cloned().collect();
+        let last = last.into_iter().filter(|action| !matches!(action, Action::Engine { .. }) || is_due(action));
+        first.into_iter().chain([store]).chain(last).collect()
     }
 
     // ---- commands
@@ -404,6 +499,22 @@ impl NodeCore {
         let name = command.verb.name();
         if let Some(entry) = self.record.remembered(&command.id) {
             let entry = entry.clone();
+            match command.verb {
+                // says each time that the coordinator is alive; hearing it twice does nothing twice
+                Verb::Answer { request, answer: Answer::Wait } => {
+                    let _ = self.answer(now, &request, Answer::Wait, actions);
+                }
+                Verb::Answer { .. }
+                | Verb::Initialise { .. }
+                | Verb::Join { .. }
+                | Verb::Stop
+                | Verb::Reset
+                | Verb::Snapshot
+                | Verb::AddOns
+                | Verb::Reboot
+                | Verb::PowerOff
+                | Verb::Identify { .. } => {}
+            }
             actions.push(self.result(&entry));
             return;
         }
@@ -414,13 +525,15 @@ impl NodeCore {
             return;
         }
         self.record.term = command.term;
-        if name.destroys() && self.config.destruction == Destruction::RefusedInsecureWire {
+        // what this Pi's own button asked for is no stranger's wish
+        let own_wish = command.operation.is_some() && command.operation == self.record.leaving;
+        if name.destroys() && !own_wish && self.config.destruction == Destruction::RefusedInsecureWire {
             self.refuse(&command, "insecure-wire", Text::cut("the wire is neither signed nor encrypted"), actions);
             return;
         }
         match command.verb {
             Verb::Answer { request, answer } => {
-                let (code, reason) = self.answer(&request, answer, actions);
+                let (code, reason) = self.answer(now, &request, answer, actions);
                 self.settle(&command.id, name, CommandStatus::Succeeded, &code, &reason, actions);
             }
             Verb::Identify { seconds } => {
@@ -528,6 +641,7 @@ impl NodeCore {
                 | VerbName::Answer => {
                     let reason = Text::format(format_args!("{verb} ({id}) came in between"));
                     self.end_running(CommandStatus::Interrupted, &Text::cut("power"), &reason, actions);
+                    self.after_work(started.verb, Ended::Badly);
                 }
             }
         }
@@ -588,12 +702,20 @@ impl NodeCore {
     // ---- the engine
 
     fn engine_ended(&mut self, token: u64, outcome: EngineOutcome, engine: EngineState, actions: &mut Vec<Action>) {
-        self.engine_cluster = engine.cluster;
+        self.look_at(engine);
         let Some((_, work)) = self.work.filter(|(mine, _)| *mine == token) else {
             self.follow_engine();
             return;
         };
         self.work = None;
+        let verb = match work {
+            Work::Command => self.record.running.as_ref().map_or(VerbName::Identify, |started| started.verb),
+            Work::Local => VerbName::Reset,
+        };
+        let ended = match &outcome {
+            EngineOutcome::Done { .. } => Ended::Well,
+            EngineOutcome::Failed { .. } => Ended::Badly,
+        };
         match (work, outcome) {
             (Work::Command, EngineOutcome::Done { code, detail }) => {
                 self.end_running(CommandStatus::Succeeded, &code, &detail, actions);
@@ -609,75 +731,125 @@ impl NodeCore {
                     .push(Action::Tell(NodeEventKind::Refused, Text::format(format_args!("reset failed: {reason}"))));
             }
         }
-        self.follow_engine();
+        self.after_work(verb, ended);
     }
 
     fn engine_seen(&mut self, engine: EngineState, actions: &mut Vec<Action>) {
-        self.engine_cluster = engine.cluster;
+        self.look_at(engine);
         // a command from before this start of the agent: does the state show that it has happened?
         if self.work.is_none() {
             if let Some(started) = self.record.running.clone() {
                 let shown = match started.verb {
                     VerbName::Initialise | VerbName::Join => {
-                        started.cluster.is_some() && started.cluster == self.engine_cluster
+                        started.cluster.is_some()
+                            && started.cluster == self.engine_cluster
+                            && self.engine_run == EngineRun::Running
                     }
-                    VerbName::Reset => self.engine_cluster.is_none(),
-                    VerbName::Stop | VerbName::Snapshot | VerbName::AddOns => false,
+                    // a reset that was cut short shows no cluster either
+                    VerbName::Reset | VerbName::Stop | VerbName::Snapshot | VerbName::AddOns => false,
                     // goes on: settled by the next boot
-                    VerbName::Reboot | VerbName::PowerOff | VerbName::Identify | VerbName::Answer => return,
+                    VerbName::Reboot | VerbName::PowerOff | VerbName::Identify | VerbName::Answer => {
+                        return self.follow_engine();
+                    }
                 };
                 if shown {
                     let reason = Text::cut("found done after a restart");
                     self.end_running(CommandStatus::Succeeded, &Text::cut("done"), &reason, actions);
+                    self.after_work(started.verb, Ended::Well);
                 } else {
                     let reason = Text::cut("the agent restarted in the middle of it");
                     self.end_running(CommandStatus::Interrupted, &Text::cut("restart"), &reason, actions);
+                    self.after_work(started.verb, Ended::Badly);
                 }
             }
         }
         self.follow_engine();
     }
 
-    /// While no work is under way, what the engine shows is the truth.
+    fn look_at(&mut self, engine: EngineState) {
+        self.engine_cluster = engine.cluster;
+        self.engine_run = engine.run;
+    }
+
+    /// Where the node is after a step that was to change it.
+    fn after_work(&mut self, verb: VerbName, ended: Ended) {
+        let running = self.engine_cluster.is_some() && self.engine_run == EngineRun::Running;
+        match verb {
+            VerbName::Initialise | VerbName::Join => {
+                self.record.lifecycle = if running { Lifecycle::Member } else { Lifecycle::Broken };
+            }
+            VerbName::Reset => {
+                self.record.lifecycle = match ended {
+                    Ended::Well if self.engine_cluster.is_none() => {
+                        self.record.leaving = None;
+                        Lifecycle::Blank
+                    }
+                    Ended::Well | Ended::Badly if running => Lifecycle::Member,
+                    Ended::Well | Ended::Badly => Lifecycle::Broken,
+                };
+            }
+            VerbName::Stop
+            | VerbName::Snapshot
+            | VerbName::AddOns
+            | VerbName::Reboot
+            | VerbName::PowerOff
+            | VerbName::Identify
+            | VerbName::Answer => self.follow_engine(),
+        }
+    }
+
+    /// While no work is under way, what the engine shows is the truth. An engine that runs in a cluster is a member's; one
+    /// that has a cluster and does not run is a member's that was stopped, or what a step left half-way.
     fn follow_engine(&mut self) {
         if self.work.is_some() {
             return;
         }
-        self.record.lifecycle = match (self.engine_cluster.is_some(), self.record.lifecycle) {
-            (true, Lifecycle::Leaving) => Lifecycle::Broken,
-            (true, Lifecycle::Broken) => Lifecycle::Broken,
-            (true, Lifecycle::Blank | Lifecycle::Joining | Lifecycle::Member) => Lifecycle::Member,
-            (false, Lifecycle::Joining | Lifecycle::Broken) => Lifecycle::Broken,
-            (false, Lifecycle::Blank | Lifecycle::Member | Lifecycle::Leaving) => Lifecycle::Blank,
+        self.record.lifecycle = match (&self.engine_cluster, self.engine_run, self.record.lifecycle) {
+            (Some(_), EngineRun::Running, _) | (Some(_), EngineRun::Stopped, Lifecycle::Member) => Lifecycle::Member,
+            (
+                Some(_),
+                EngineRun::Stopped,
+                Lifecycle::Blank | Lifecycle::Joining | Lifecycle::Leaving | Lifecycle::Broken,
+            )
+            | (None, _, Lifecycle::Joining | Lifecycle::Leaving | Lifecycle::Broken) => Lifecycle::Broken,
+            (None, _, Lifecycle::Blank | Lifecycle::Member) => Lifecycle::Blank,
         };
     }
 
     // ---- the button
 
-    fn button_down(&mut self, actions: &mut Vec<Action>) {
-        match self.phase {
-            PowerPhase::Grace => {
-                self.attention = Attention::Swallow;
+    fn button_down(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match (self.phase, self.attention) {
+            (PowerPhase::Grace, _) => {
+                self.attention = Attention::Swallow(now);
                 actions.push(Action::CancelPower);
             }
-            PowerPhase::Running
-            | PowerPhase::Draining
-            | PowerPhase::Stopping
-            | PowerPhase::HandingOver
-            | PowerPhase::Halted => {}
+            (_, Attention::Swallow(since)) if now.since_ms(since) >= SWALLOW_MS => self.attention = Attention::Open,
+            (
+                PowerPhase::Running
+                | PowerPhase::Draining
+                | PowerPhase::Stopping
+                | PowerPhase::HandingOver
+                | PowerPhase::Halted,
+                Attention::Open | Attention::Swallow(_),
+            ) => {}
         }
     }
 
     fn press(&mut self, now: Instant, press: Press, actions: &mut Vec<Action>) {
-        if self.attention == Attention::Swallow {
-            self.attention = Attention::Open;
-            return;
+        match self.attention {
+            Attention::Swallow(_) => {
+                self.attention = Attention::Open;
+                return;
+            }
+            Attention::Open => {}
         }
         match press {
             Press::Short => actions.push(Action::ShowStatus),
             Press::Double => actions.push(button_power(PowerGoal::Reboot)),
             Press::PowerOff => actions.push(button_power(PowerGoal::PowerOff)),
             Press::Reset => self.leave(now, actions),
+            Press::Nothing => {}
         }
     }
 
@@ -694,11 +866,23 @@ impl NodeCore {
             ));
             return;
         }
-        if self.record.lifecycle == Lifecycle::Member {
-            self.ask(now, Purpose::Leave, Want::Leave, Text::cut("button"), LEAVE_DEADLINE_MS, actions);
-        } else {
-            self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
+        if self.pending.as_ref().is_some_and(|pending| pending.purpose == Purpose::Leave) {
+            return; // asked already, and still asking
         }
+        match self.record.lifecycle {
+            Lifecycle::Member => {
+                self.ask(now, Purpose::Leave, Want::Leave, Text::cut("button"), LEAVE_DEADLINE_MS, actions);
+            }
+            Lifecycle::Blank | Lifecycle::Joining | Lifecycle::Leaving | Lifecycle::Broken => {
+                self.reset_here(actions);
+            }
+        }
+    }
+
+    /// Resets this Pi without the coordinator.
+    fn reset_here(&mut self, actions: &mut Vec<Action>) {
+        self.record.lifecycle = Lifecycle::Leaving;
+        self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
     }
 
     // ---- going down
@@ -765,6 +949,10 @@ impl NodeCore {
             }
             return;
         };
+        match purpose {
+            Purpose::Power => {}
+            Purpose::Leave => self.record.leaving = Some(id.clone().into()),
+        }
         let request = NodeRequest { id, want, deadline_ms, reason, boot: self.config.boot.clone() };
         actions.push(Action::Request(request.clone()));
         self.pending = Some(Pending {
@@ -776,14 +964,25 @@ impl NodeCore {
         });
     }
 
-    fn answer(&mut self, request: &RequestId, answer: Answer, actions: &mut Vec<Action>) -> (Text<32>, Text<160>) {
+    fn answer(
+        &mut self,
+        now: Instant,
+        request: &RequestId,
+        answer: Answer,
+        actions: &mut Vec<Action>,
+    ) -> (Text<32>, Text<160>) {
         let Some(pending) = self.pending.as_mut().filter(|pending| pending.request.id == *request) else {
             return (Text::cut("unchanged"), Text::cut("nothing waits for this answer"));
         };
         match (answer, pending.purpose) {
             (Answer::Wait, Purpose::Power) => pending.every_ms = ASK_AGAIN_HEARD_MS,
-            // the coordinator has taken the leave over and will send commands
-            (Answer::Wait | Answer::Go | Answer::GoUndrained, Purpose::Leave) => self.pending = None,
+            // another operation runs: the coordinator is there, so nothing is done without it
+            (Answer::Wait, Purpose::Leave) => {
+                pending.every_ms = ASK_AGAIN_HEARD_MS;
+                pending.until = now.plus_ms(LEAVE_DEADLINE_MS);
+            }
+            // the coordinator has taken the leave over and sends commands
+            (Answer::Go | Answer::GoUndrained, Purpose::Leave) => self.pending = None,
             (Answer::Go | Answer::GoUndrained, Purpose::Power) => {
                 self.pending = None;
                 actions.push(Action::Prepared);
@@ -795,8 +994,11 @@ impl NodeCore {
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.expires.is_some_and(|expires| now >= expires) {
             let reason = Text::cut("it took longer than the command allows");
+            let verb = self.record.running.as_ref().map(|started| started.verb);
             self.end_running(CommandStatus::TimedOut, &Text::cut("expired"), &reason, actions);
-            self.follow_engine();
+            if let Some(verb) = verb {
+                self.after_work(verb, Ended::Badly);
+            }
         }
         let Some(pending) = self.pending.as_mut() else { return };
         if now >= pending.until {
@@ -809,7 +1011,7 @@ impl NodeCore {
                     let why = "nobody answered the wish to leave: resetting without the coordinator";
                     actions.push(Action::Tell(NodeEventKind::Gesture, Text::cut(why)));
                     if self.busy().is_none() {
-                        self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
+                        self.reset_here(actions);
                     }
                 }
             }
@@ -827,8 +1029,8 @@ fn button_power(goal: PowerGoal) -> Action {
 
 fn request_id(boot: &BootId, number: u32) -> Option<RequestId> {
     let mut text = heapless::String::<64>::new();
-    let short = boot.as_str().get(..8).unwrap_or(boot.as_str()).trim_end_matches('-');
-    write!(text, "n-{short}-{number}").ok()?;
+    // the whole of it, so that no two Pis and no two boots ask under one id
+    write!(text, "n-{boot}-{number}").ok()?;
     text.parse().ok()
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use beehive_mqtt::command::VerbName;
 use beehive_mqtt::node::{CommandStatus, Lifecycle, PowerGoal, PowerPhase};
-use beehive_mqtt::{BootId, ClusterId, CommandId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, OperationId, Text};
 use serde::{Deserialize, Serialize};
 
 /// How many commands a node remembers. The coordinator has one command at a time under way to a node and asks again for
@@ -60,6 +60,9 @@ pub struct NodeRecord {
     pub lifecycle: Lifecycle,
     /// How many requests this node has made; part of their ids.
     pub requests: u32,
+    /// The operation that takes this node out of the cluster because its own button asked for that.
+    #[serde(default)]
+    pub leaving: Option<OperationId>,
     /// The command that runs.
     pub running: Option<Started>,
     /// The commands that were seen, oldest first; at most [`RING`].
@@ -75,6 +78,7 @@ impl Default for NodeRecord {
             term: 0,
             lifecycle: Lifecycle::Blank,
             requests: 0,
+            leaving: None,
             running: None,
             ring: Vec::new(),
             shutdown: None,

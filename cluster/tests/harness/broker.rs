@@ -1,0 +1,95 @@
+//! The broker: keeps the last message of a retained topic, and loses, repeats and delays deliveries.
+
+use super::{Happening, World};
+use beehive_mqtt::node::{Connection, Presence};
+use beehive_mqtt::topic::Retention;
+use beehive_mqtt::{CrewName, Text, Topic, encode};
+
+pub(crate) fn crew() -> CrewName {
+    "bee42-crew-01".parse().unwrap()
+}
+
+impl World {
+    pub(crate) fn publish(&mut self, topic: Topic, bytes: Vec<u8>) {
+        let wire = topic.name(&crew());
+        assert_eq!(Topic::parse(&crew(), &wire).unwrap(), topic);
+        if let Topic::Presence(node)
+        | Topic::State(node)
+        | Topic::Result(node)
+        | Topic::Request(node)
+        | Topic::Command(node) = &topic
+        {
+            let cut = self.pis.iter().any(|pi| pi.name == *node && pi.cut_until > self.now);
+            // a will is the broker's own word
+            if cut && !matches!(&topic, Topic::Presence(_)) {
+                return;
+            }
+        }
+        match topic.retention() {
+            Retention::Retained => {
+                self.retained.insert(wire.as_str().to_owned(), (topic.clone(), bytes.clone()));
+            }
+            Retention::Passing => {}
+        }
+        let copies = if self.random.hits(self.faults.loss) {
+            self.faults_done += 1;
+            0
+        } else if self.random.hits(self.faults.duplicate) {
+            self.faults_done += 1;
+            2
+        } else {
+            1
+        };
+        for _ in 0..copies {
+            let after = if self.random.hits(self.faults.delay) {
+                self.faults_done += 1;
+                self.random.between(50, 3_000)
+            } else {
+                // one connection keeps its order
+                5
+            };
+            self.later(after, Happening::Arrives(topic.clone(), bytes.clone()));
+        }
+    }
+
+    pub(crate) fn presence(&mut self, index: usize, status: Connection, start: u32, connection: u32) {
+        let presence = Presence { status, start, connection, reason: Text::new() };
+        self.publish(Topic::Presence(self.pis[index].name.clone()), encode(&presence).unwrap());
+    }
+
+    /// The network of a Pi is cut for a while; the broker notices after its keep-alive.
+    pub(crate) fn partition(&mut self, index: usize) {
+        let lasts = self.random.between(1_000, 90_000);
+        let pi = &mut self.pis[index];
+        if pi.core.is_none() || pi.cut_until > self.now {
+            return;
+        }
+        pi.cut_until = self.now + lasts;
+        let (life, start, connection) = (pi.life, pi.start, pi.connection);
+        if lasts > 15_000 {
+            self.later(15_000, Happening::Will(index, start, connection));
+        }
+        self.later(lasts, Happening::Reconnects(index, life));
+    }
+
+    pub(crate) fn reconnects(&mut self, index: usize, life: u32) {
+        let pi = &mut self.pis[index];
+        if pi.life == life && pi.core.is_some() {
+            pi.connection += 1;
+            let (start, connection) = (pi.start, pi.connection);
+            self.presence(index, Connection::Online, start, connection);
+            self.publish_state(index, true);
+        }
+    }
+
+    /// The last will of a connection that is gone.
+    pub(crate) fn will(&mut self, index: usize, start: u32, connection: u32) {
+        self.presence(index, Connection::Offline, start, connection);
+        let pi = &self.pis[index];
+        if pi.core.is_some() && pi.cut_until <= self.now {
+            // the node sees what is not its own and says that it is there
+            let (start, connection) = (pi.start, pi.connection);
+            self.presence(index, Connection::Online, start, connection);
+        }
+    }
+}

@@ -1,0 +1,418 @@
+use super::*;
+
+const HOST: &str = "bee42-crew-01-002";
+const NODE: &str = "crew = \"bee42-crew-01\"\nrole = \"node\"\n";
+const MASTER: &str = "crew = \"bee42-crew-01\"\nrole = \"master\"\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse_on(text, "b.toml", HOST)
+}
+
+/// The whole text of the error, with `head` before the lines of `rest`.
+#[track_caller]
+fn refused(head: &str, rest: &str, expected: &[&str]) {
+    let error = parse(&format!("{head}{rest}")).unwrap_err();
+    assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_shortest_node_gets_the_defaults() {
+    let config = parse(NODE).unwrap();
+    assert_eq!(config.node.as_str(), HOST);
+    assert_eq!(
+        config,
+        Config {
+            crew: "bee42-crew-01".parse().unwrap(),
+            node: HOST.parse().unwrap(),
+            role: Role::Node,
+            state_dir: "/var/lib/beehive".into(),
+            run_dir: "/run/beehive".into(),
+            broker: BrokerConfig { host: "127.0.0.1".to_owned(), port: 1883, insecure_test_broker: false },
+            engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, version: Text::new() },
+            pins: PinsConfig {
+                backend: PinBackend::CharacterDevice,
+                chips: vec!["pinctrl-bcm2835".to_owned(), "pinctrl-bcm2711".to_owned()],
+                button: Switch::Auto,
+            },
+            poe_hat: PoeHatConfig { bus: HatBus::Auto, poll_ms: 1000 },
+            feed: None,
+            leds: Switch::Auto,
+            button: Thresholds::default(),
+            power: Deadlines::default(),
+            cluster: None,
+        }
+    );
+    assert_eq!(config.broker_trust(), BrokerTrust::Loopback);
+    assert_eq!(config.destruction(), Destruction::Allowed);
+}
+
+#[test]
+fn everything_can_be_set() {
+    let config = parse(
+        r#"
+crew = "c1"
+node = "c1-001"
+role = "master"
+state_dir = "/srv/state"
+run_dir = "/tmp/run"
+feed = "poe"
+leds = "off"
+[broker]
+host = "10.0.0.7"
+port = 1884
+insecure_test_broker = true
+[engine]
+kind = "simulated"
+step_ms = 250
+version = "v1.30.2"
+[pins]
+backend = "rppal"
+chips = ["gpio-sim"]
+button = "off"
+[poe_hat]
+bus = "/dev/i2c-1"
+poll_ms = 500
+[button]
+hold_ms = 4000
+[power]
+grace_ms = 2000
+[cluster]
+nodes = ["c1-001", "c1-002", "c1-003"]
+max_unavailable = 2
+max_parallel = 3
+server = "10.0.0.7"
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.role, Role::Master);
+    assert_eq!(config.feed, Some(Feed::Poe));
+    assert_eq!(config.leds, Switch::Off);
+    assert_eq!(config.broker_trust(), BrokerTrust::InsecureTest);
+    assert_eq!(config.engine.step_ms, 250);
+    assert_eq!(config.engine.version.as_str(), "v1.30.2");
+    assert_eq!(config.pins.backend, PinBackend::Rppal);
+    assert_eq!(config.poe_hat, PoeHatConfig { bus: HatBus::Path("/dev/i2c-1".into()), poll_ms: 500 });
+    assert_eq!((config.button.hold_ms, config.button.debounce_ms), (4000, Thresholds::default().debounce_ms));
+    assert_eq!((config.power.grace_ms, config.power.stop_ms), (2000, Deadlines::default().stop_ms));
+    let coordinator = config.coordinator();
+    assert_eq!((coordinator.drain_ms, coordinator.max_parallel), (u64::from(config.power.prepare_ms), 3));
+    assert_eq!((&coordinator.master, coordinator.expected.len()), (&config.node, 2));
+    let cluster = config.cluster.unwrap();
+    // the master is a member anyway
+    assert_eq!(cluster.nodes, ["c1-002".parse().unwrap(), "c1-003".parse().unwrap()]);
+    assert_eq!((cluster.max_unavailable, cluster.max_parallel, cluster.server.as_str()), (2, 3, "10.0.0.7"));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    refused(
+        "",
+        "",
+        &[
+            "b.toml:1:1: crew is missing",
+            "  add the crew's name at the top, such as crew = \"bee42-crew-01\"",
+            "b.toml:1:1: role is missing",
+            "  add role = \"master\" on the Pi that runs the coordinator, role = \"node\" on the others",
+        ],
+    );
+    refused(
+        MASTER,
+        "",
+        &[
+            "b.toml:2:8: the role is \"master\", but there is no section [cluster]",
+            "  add [cluster] with nodes = [\"bee42-crew-01-002\", …], the nodes beside the master",
+        ],
+    );
+    assert_eq!(
+        Config::parse_on(NODE, "b.toml", "Raspberry").unwrap_err().to_string(),
+        "b.toml:1:1: node is missing, and this host's name cannot stand in: \"Raspberry\" contains 'R'; only a-z, 0-9 and \
+         '-' are allowed\n  add this Pi's name at the top, such as node = \"bee42-crew-01-001\", or rename the host"
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_in_every_section() {
+    refused(
+        NODE,
+        "[broker]\nhots = \"x\"",
+        &[
+            "b.toml:4:1: unknown key `hots`, expected one of `host`, `port`, `insecure_test_broker`",
+            "  correct its name, or move it to the section that it belongs to; `beehive config example` prints all keys",
+        ],
+    );
+    for section in ["", "[broker]", "[engine]", "[pins]", "[poe_hat]", "[button]", "[power]", "[cluster]"] {
+        let error = parse(&format!("{MASTER}{section}\n  unheard_of = 1")).unwrap_err();
+        assert_eq!(error.problems[0].at, Some((4, 3)), "{error}");
+        assert!(error.problems[0].message.starts_with("unknown key `unheard_of`, expected "), "{error}");
+    }
+    assert_eq!(parse(&format!("{NODE}[brokr]")).unwrap_err().problems[0].at, Some((3, 2)));
+}
+
+#[test]
+fn no_toml_and_wrong_types() {
+    let hint = "  correct it; `beehive config example` prints every key with a value of the right type";
+    refused(NODE, "[broker\nport = 1", &["b.toml:3:8: unclosed table, expected `]`", hint]);
+    refused(NODE, "crew = \"x\"", &["b.toml:3:1: duplicate key", hint]);
+    refused(NODE, "node = 5", &["b.toml:3:8: invalid type: integer `5`, expected a string", hint]);
+    refused(
+        NODE,
+        "[broker]\nport = 99999",
+        &["b.toml:4:8: invalid value: integer `99999`, expected a whole number from 0 to 65535", hint],
+    );
+    refused(
+        NODE,
+        "[engine]\nstep_ms = -1",
+        &["b.toml:4:11: invalid value: integer `-1`, expected a whole number from 0 on", hint],
+    );
+    // the column counts characters
+    refused(NODE, "leds = \"ü\" x", &["b.toml:3:12: unexpected key or value, expected newline, `#`", hint]);
+}
+
+#[test]
+fn names_and_words() {
+    refused(
+        "",
+        "crew = \"Bee\"\nnode = \"a_b\"\nrole = \"king\"\nfeed = \"mains\"\nleds = \"on\"\n[cluster]",
+        &[
+            "b.toml:1:8: crew: \"Bee\" contains 'B'; only a-z, 0-9 and '-' are allowed",
+            "  write the crew's name, such as \"bee42-crew-01\"",
+            "b.toml:2:8: node: \"a_b\" contains '_'; only a-z, 0-9 and '-' are allowed",
+            "  write this Pi's name, such as \"bee42-crew-01-001\"",
+            "b.toml:3:8: role is \"king\", which is none of its values",
+            "  write one of \"master\", \"node\"",
+            "b.toml:4:8: feed is \"mains\", which is none of its values",
+            "  write one of \"auto\", \"shim\", \"poe\", \"unknown\"",
+            "b.toml:5:8: leds is \"on\", which is none of its values",
+            "  write one of \"auto\", \"off\"",
+        ],
+    );
+}
+
+#[test]
+fn folders() {
+    refused(
+        NODE,
+        "state_dir = \"state\"\nrun_dir = \"/run/beehive\"",
+        &[
+            "b.toml:3:13: state_dir is \"state\", which is not an absolute path",
+            "  write a path that begins with '/', such as \"/var/lib/beehive\"",
+        ],
+    );
+    refused(
+        NODE,
+        "state_dir = \"/run/beehive\"",
+        &[
+            "b.toml:3:13: state_dir and run_dir are both \"/run/beehive\"",
+            "  give state_dir a folder on the SD card: run_dir is emptied at each boot",
+        ],
+    );
+}
+
+#[test]
+fn a_broker_elsewhere_has_to_be_asked_for() {
+    refused(
+        NODE,
+        "[broker]\nhost = \"bee42-crew-01-001\"",
+        &[
+            "b.toml:4:8: host in [broker] is \"bee42-crew-01-001\", which is not this machine's loopback, and what beehive \
+             sends is not yet signed nor encrypted: whoever reaches that broker could reset this Pi",
+            "  run the broker on this machine (host = \"127.0.0.1\"), or, on a network of your own and for tests only, add \
+             insecure_test_broker = true to [broker]",
+        ],
+    );
+    for host in ["10.0.0.1", "0.0.0.0", "127.0.0.1.example.org", "localhost.example.org", "::"] {
+        let text = format!("{NODE}[broker]\nhost = \"{host}\"\n");
+        assert_eq!(parse(&text).unwrap_err().problems[0].kind, "insecure", "{host}");
+        let config = parse(&format!("{text}insecure_test_broker = true")).unwrap();
+        assert_eq!(config.broker_trust(), BrokerTrust::InsecureTest, "{host}");
+    }
+    for host in ["127.0.0.1", "127.9.9.9", "localhost", "::1"] {
+        let config = parse(&format!("{NODE}[broker]\nhost = \"{host}\"\ninsecure_test_broker = true")).unwrap();
+        assert_eq!(config.broker_trust(), BrokerTrust::Loopback, "{host}");
+    }
+}
+
+#[test]
+fn what_is_no_address() {
+    refused(
+        NODE,
+        "[broker]\nhost = \"mqtt://10.0.0.1:1883\"\nport = 0",
+        &[
+            "b.toml:4:8: host in [broker] is \"mqtt://10.0.0.1:1883\", which is neither a host's name nor an IP address",
+            "  write the name or address alone: no \"mqtt://\" before it, and the port in its own key, port = 1883",
+            "b.toml:5:8: port in [broker] is 0",
+            "  write the broker's port, usually 1883",
+        ],
+    );
+}
+
+#[test]
+fn an_engine_that_is_not_there_yet() {
+    refused(
+        NODE,
+        "[engine]\nkind = \"k3s\"\nstep_ms = 600001\nversion = \"1234567890123456789012345678901234567890\"",
+        &[
+            "b.toml:4:8: kind in [engine] is \"k3s\", an engine that this version of beehive does not have",
+            "  write \"simulated\", the only one so far",
+            "b.toml:5:11: step_ms in [engine] is 600001, which is not from 0 to 600000",
+            "  choose one in that range: a step that takes longer than its command may take can only fail",
+            "b.toml:6:11: version in [engine] has 40 bytes, more than 32",
+            "  shorten it",
+        ],
+    );
+}
+
+#[test]
+fn pins_and_hat() {
+    refused(
+        NODE,
+        "[pins]\nbackend = \"sysfs\"\nchips = []\nbutton = \"on\"\n[poe_hat]\nbus = \"i2c-1\"\npoll_ms = 99",
+        &[
+            "b.toml:4:11: backend in [pins] is \"sysfs\", which is none of its values",
+            "  write one of \"character-device\", \"rppal\", \"linux-embedded-hal\", \"simulated\", \"none\"",
+            "b.toml:6:10: button in [pins] is \"on\", which is none of its values",
+            "  write one of \"auto\", \"off\"",
+            "b.toml:5:9: chips in [pins] names no GPIO chip",
+            "  write the chips' labels as gpiodetect shows them, or leave the key out; without a button, write button = \
+             \"off\"",
+            "b.toml:8:7: bus in [poe_hat] is \"i2c-1\", which is none of its values",
+            "  write \"auto\", \"off\", or an I2C device such as \"/dev/i2c-1\"",
+            "b.toml:9:11: poll_ms in [poe_hat] is 99, which is not from 100 to 60000",
+            "  choose one in that range: more often the bus is busy for nothing, more rarely an over-current is told too \
+             late",
+        ],
+    );
+}
+
+#[test]
+fn the_rules_of_the_board_are_told_with_their_place() {
+    let why = Thresholds { debounce_ms: 0, ..Thresholds::default() }.validate().unwrap_err();
+    refused(
+        NODE,
+        "[button]\n\n  debounce_ms = 0",
+        &[&format!("b.toml:5:17: in [button], {why}"), "  change that time, or the other one that it is compared with"],
+    );
+    // the rule is about a time that the file leaves out: the section is named
+    let why = Thresholds { hold_ms: 12_000, ..Thresholds::default() }.validate().unwrap_err();
+    assert!(why.to_string().contains("hold_ms = 12000 ms"), "{why}");
+    refused(
+        NODE,
+        "[button]\nhold_ms = 12000",
+        &[&format!("b.toml:3:2: in [button], {why}"), "  change that time, or the other one that it is compared with"],
+    );
+    let why = Deadlines { grace_ms: 0, ..Deadlines::default() }.validate().unwrap_err();
+    refused(
+        NODE,
+        "[power]\ngrace_ms = 0",
+        &[&format!("b.toml:4:12: in [power], {why}"), "  choose a time in that range"],
+    );
+}
+
+#[test]
+fn the_cluster_is_the_masters() {
+    refused(
+        NODE,
+        "[cluster]\nnodes = []",
+        &[
+            "b.toml:3:2: there is a section [cluster], but the role is not \"master\"",
+            "  remove the section; only the master's coordinator reads it",
+        ],
+    );
+    refused(
+        MASTER,
+        "[cluster]\nnodes = [\"a\", \"b\", \"a\", \"B\"]\nmax_unavailable = 0\nmax_parallel = 65\nserver = \"\"",
+        &[
+            "b.toml:4:9: nodes in [cluster] names \"a\" twice",
+            "  remove one of them",
+            "b.toml:4:9: nodes in [cluster]: \"B\" contains 'B'; only a-z, 0-9 and '-' are allowed",
+            "  write the nodes' names, such as \"bee42-crew-01-002\"",
+            "b.toml:5:19: max_unavailable in [cluster] is 0, which is not from 1 to 64",
+            "  choose one in that range: with none, rolling work could not begin; a crew has no more",
+            "b.toml:6:16: max_parallel in [cluster] is 65, which is not from 1 to 64",
+            "  choose one in that range: with none, nothing could begin; a crew has no more",
+            "b.toml:7:10: server in [cluster] is empty",
+            "  write the address at which the nodes reach the control plane, or leave the key out",
+        ],
+    );
+    let crew = |others: usize| {
+        let names: Vec<String> = (0..others).map(|number| format!("\"n{number}\"")).collect();
+        parse(&format!("{MASTER}[cluster]\nnodes = [{}]", names.join(", ")))
+    };
+    assert_eq!(crew(MAX_NODES - 1).unwrap().cluster.unwrap().nodes.len(), MAX_NODES - 1);
+    assert_eq!(
+        crew(MAX_NODES).unwrap_err().to_string(),
+        "b.toml:4:9: nodes in [cluster] names 64 nodes beside the master, more than the 63 that a crew may have\n  make a \
+         second crew"
+    );
+    // by default the nodes reach the control plane under the master's name
+    assert_eq!(crew(1).unwrap().cluster.unwrap().server.as_str(), HOST);
+}
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.toml");
+    let shown = path.display();
+    assert_eq!(
+        Config::load(&path).unwrap_err().to_string(),
+        format!(
+            "{shown}: cannot read the configuration: No such file or directory (os error 2)\n  write one (`beehive config \
+             example` prints all there is to set), or name another file with --config"
+        )
+    );
+    std::fs::write(&path, b"crew = \"x\"\nrole = \"\xff\"").unwrap();
+    assert_eq!(
+        Config::load(&path).unwrap_err().to_string(),
+        format!("{shown}:2:9: is not UTF-8 text here\n  save the file as UTF-8")
+    );
+    std::fs::write(&path, vec![b'#'; 300 * 1024]).unwrap();
+    assert_eq!(
+        Config::load(&path).unwrap_err().to_string(),
+        format!("{shown}: has more than 262144 bytes, so it is no configuration\n  name the right file with --config")
+    );
+    std::fs::write(&path, format!("{NODE}node = \"n1\"")).unwrap();
+    assert_eq!(Config::load(&path).unwrap().node.as_str(), "n1");
+}
+
+#[test]
+fn the_example_is_complete_and_shows_the_defaults() {
+    let crew: CrewName = "bee42-crew-01".parse().unwrap();
+    let node: NodeName = "bee42-crew-01-001".parse().unwrap();
+    for role in [Role::Master, Role::Node] {
+        let example = Config::to_toml_default(&crew, &node, role);
+        let config = Config::parse_on(&example, "example", "Unusable Host Name").unwrap();
+        assert_eq!((&config.crew, &config.node, config.role), (&crew, &node, role));
+        // with each default written out it says the same
+        let is_setting = |line: &str| {
+            line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        };
+        let written_out: Vec<&str> = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line))
+            .collect();
+        assert_eq!(Config::parse_on(&written_out.join("\n"), "example", HOST).unwrap(), config);
+        // and it leaves no key out: the parser tells which there are
+        let sections = ["", "broker", "engine", "pins", "poe_hat", "button", "power", "cluster"];
+        for section in sections.iter().filter(|section| role == Role::Master || **section != "cluster") {
+            let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+            let error = parse(&format!("{header}unheard_of = 1")).unwrap_err();
+            let (_, keys) = error.problems[0].message.split_once(", expected ").unwrap();
+            for key in keys.split('`').skip(1).step_by(2) {
+                let there = written_out.iter().any(|line| {
+                    line.starts_with(&format!("{key} = "))
+                        || *line == format!("[{key}]")
+                        || (section.is_empty() && key == "cluster")
+                });
+                assert!(there, "[{section}] {key} is not in the example");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_packages_ship_is_a_node_with_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("hardware/rootfs/etc/beehive/beehive.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let config = Config::parse_on(&text, &path.display().to_string(), HOST).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config, parse(NODE).unwrap());
+}
