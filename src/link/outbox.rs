@@ -614,7 +614,8 @@ mod tests {
             }
             if states > 0 {
                 let last = log.iter().rev().find(|line| line.starts_with("state"));
-                prop_assert_eq!(last, Some(&format!("state {states}")));
+                let newest = format!("state {states}");
+                prop_assert_eq!(last, Some(&newest));
             }
             let mut seen = Vec::new();
             for line in log.iter().filter(|line| line.starts_with("event")) {

@@ -308,8 +308,20 @@ impl Coordinator {
             Ok(seen) => seen.map(|seen| seen.scheduling),
         };
         // an uncordon that is under way would undo it
-        if self.is_being_uncordoned(node) {
+        let opens =
+            |step: &Step| step.node == *node && step.kind == StepKind::Uncordon && step.state == StepState::Running;
+        let opening =
+            self.record.operations.iter().filter(|held| held.is_active()).flat_map(|held| &held.steps).any(opens);
+        if opening || self.is_being_uncordoned(node) {
             return Own::Wait;
+        }
+        let others = self.record.cordon_of(node).filter(|held| held.operation != *id);
+        let stays = others.is_some_and(|cordon| {
+            let owner = self.operation(&cordon.operation);
+            owner.is_some_and(|held| held.kind == OperationKind::NodeDrain && !held.phase.is_final())
+        });
+        if scheduling.is_some() && stays {
+            return Own::No("is being drained to stay so");
         }
         match (scheduling, self.record.cordon_of(node).map(|cordon| &cordon.release)) {
             (None, _) => Own::No("Kubernetes has no such Node"),
@@ -559,7 +571,7 @@ impl Coordinator {
                 let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
                 let ours = self.record.cordon_of(&node).is_some_and(|cordon| cordon.operation == *id);
                 if !asked && !ours {
-                    let reason = Text::cut("stays cordoned: it was not this operation that cordoned it");
+                    let reason = Text::cut("left as it is: this operation has not cordoned it");
                     return self.end(now, id, index, StepState::Done, reason);
                 }
                 KubeWork::Uncordon(node.clone())

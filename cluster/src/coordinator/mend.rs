@@ -2,11 +2,11 @@
 //! operation failed, was aborted, or ended with the node going down, and also after our own crash. Nobody else's cordon is
 //! touched, because only ours are in the record.
 
-use super::{Action, Coordinator, KubeOwner, Release};
+use super::{Action, Coordinator, KubeOwner, Release, Scope};
 use crate::Instant;
 use crate::kube::{KubeDone, KubeError, KubeWork, Scheduling};
 use alloc::vec::Vec;
-use beehive_mqtt::coordinator::{CoordinatorEventKind, StepState};
+use beehive_mqtt::coordinator::{CoordinatorEventKind, StepKind, StepState};
 use beehive_mqtt::{NodeName, Text};
 
 /// How long to wait before the API server is asked again after an error.
@@ -67,6 +67,14 @@ impl Coordinator {
     fn due(&self, now: Instant, node: &NodeName) -> Due {
         let Some(cordon) = self.record.cordons.iter().find(|cordon| cordon.node == *node) else { return Due::Not };
         if self.record.is_alive(&cordon.operation) {
+            return Due::Not;
+        }
+        // somebody pressed the button meanwhile, and the node is being emptied for that
+        let local = self.record.operations.iter().filter(|held| held.scope == Scope::Local && !held.phase.is_final());
+        let emptied = local.flat_map(|held| &held.steps).any(|step| {
+            step.node == *node && !step.has_ended() && matches!(step.kind, StepKind::Cordon | StepKind::Drain)
+        });
+        if emptied {
             return Due::Not;
         }
         // no cluster: nothing can be cordoned in it. No answer from the API server: wait for one.

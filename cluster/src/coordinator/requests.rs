@@ -17,6 +17,10 @@ use beehive_mqtt::{NodeName, OperationId, RequestId, Text, UserName};
 /// How long an answer to a node may take; it is sent again when the node asks again.
 const ANSWER_MS: u64 = 30_000;
 
+/// How long after its start the coordinator waits for the word of those that it knows. The broker hands out what it keeps at
+/// once, and a node that lives speaks every ten seconds; half of that is what a person waits without wondering.
+const WARM_UP_MS: u64 = 5_000;
+
 /// An answer under construction.
 struct Reply {
     status: ResponseStatus,
@@ -59,6 +63,9 @@ impl Coordinator {
             };
             let code = answered.code.clone();
             self.respond(user, &request.id, reply, code);
+            return;
+        }
+        if self.knows_too_little(now) {
             return;
         }
         let reply = match &request.ask {
@@ -284,11 +291,22 @@ impl Coordinator {
         }
     }
 
+    /// Just after its start the coordinator has not heard everybody; a plan made then would be wrong. Whoever asks, asks again.
+    fn knows_too_little(&self, now: Instant) -> bool {
+        if now.since_ms(self.started) >= WARM_UP_MS {
+            return false;
+        }
+        let all_heard = self.record.known.iter().all(|node| self.state_of(node).is_some());
+        let served = self.record.cluster.is_none() || self.kube.cluster.is_some();
+        !(all_heard && served)
+    }
+
     /// The operation that excludes another one now.
     fn in_the_way(&self, kind: OperationKind) -> Option<Reply> {
         if let Some(active) = self.record.active_exclusive() {
-            let text = format_args!("{} ({}) runs; wait for it or abort it", active.kind, active.id);
-            let mut reply = Reply::refused("one-operation-at-a-time", text);
+            let (kind, id) = (active.kind, &active.id);
+            let mut reply =
+                Reply::refused("one-operation-at-a-time", format_args!("{kind} ({id}) runs; wait for it or abort it"));
             reply.operation = Some(active.id.clone());
             return Some(reply);
         }
@@ -297,8 +315,11 @@ impl Coordinator {
         if kind == OperationKind::Shutdown {
             return None;
         }
-        let text = format_args!("{} ({}) is paused; resume or abort it first", paused.kind, paused.id);
-        let mut reply = Reply::refused("one-operation-at-a-time", text);
+        let (kind, id) = (paused.kind, &paused.id);
+        let mut reply = Reply::refused(
+            "one-operation-at-a-time",
+            format_args!("{kind} ({id}) is paused; resume or abort it first"),
+        );
         reply.operation = Some(paused.id.clone());
         Some(reply)
     }
@@ -453,6 +474,9 @@ impl Coordinator {
         }
         if self.record.ended.contains(&id) {
             return self.answer(node, &request.id, Answer::Go);
+        }
+        if self.knows_too_little(now) {
+            return;
         }
         let target = self.plan_node(node);
         let is_master = *node == self.config.master;

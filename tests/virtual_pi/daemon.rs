@@ -1,0 +1,140 @@
+//! The whole machine: the armv7 daemon under systemd, its button pressed through the kernel, watched over MQTT until the
+//! power goes.
+
+use beehive_mqtt::node::{NodeEventKind, PowerPhase};
+
+use crate::machine::{Card, Hat, Machine, Places, SHUTDOWN};
+use crate::wire::Wire;
+
+const ONE: &str = "bee42-crew-01-001";
+const TWO: &str = "bee42-crew-01-002";
+const THREE: &str = "bee42-crew-01-003";
+
+/// A bus with the register file that plays the HAT.
+const I2C: &str = "[poe_hat]\nbus = \"/dev/i2c-1\"\npoll_ms = 250\n";
+
+/// Shorter than a person's, so that a test does not hold a button for long; the grace time is the shortest allowed.
+const TIMES: &str = "[power]\ngrace_ms = 1000\n";
+
+fn master(wire: &Wire, rest: &str) -> String {
+    wire.configuration(ONE, "master", &format!("{TIMES}\n[cluster]\nnodes = []\n\n{rest}"))
+}
+
+/// Holds the button as long as a power-off wants it, and watches the machine go through all its phases.
+fn power_off_by_button(wire: &Wire, machine: &Machine, node: &str) -> usize {
+    let from = wire.wait_phase(node, 0, PowerPhase::Running);
+    machine.ctl("press 4");
+    let pressed = wire.wait_event(node, from, NodeEventKind::ButtonPressed, "pressed");
+    let held = wire.wait_event(node, pressed, NodeEventKind::ButtonThreshold, "hold");
+    let gesture = wire.wait_event(node, held, NodeEventKind::Gesture, "power_off");
+    let draining = wire.wait_phase(node, gesture, PowerPhase::Draining);
+    let stopping = wire.wait_phase(node, draining, PowerPhase::Stopping);
+    wire.wait_phase(node, stopping, PowerPhase::HandingOver)
+}
+
+/// The machine without a HAT is fed through the SHIM: from the button to the cut.
+#[test]
+fn the_button_leads_to_the_cut() {
+    let _place = Places::take(1);
+    let wire = Wire::start();
+    let machine = Machine::boot(&Card::with_daemon(ONE, &master(&wire, I2C)), Hat::Absent);
+    machine.wait_up();
+    // a short press shows the status and does nothing else
+    machine.ctl("press 0.2");
+    wire.wait_event(ONE, 0, NodeEventKind::Gesture, "short");
+    power_off_by_button(&wire, &machine, ONE);
+    machine.wait_off(SHUTDOWN).was_cut().said("beehive-cut: cutting the power");
+}
+
+/// Over-currents, and a HAT that feeds the Pi: the hook must not cut.
+#[test]
+fn a_hat_that_feeds_the_pi_forbids_the_cut() {
+    let _place = Places::take(1);
+    let wire = Wire::start();
+    // 0x0a00 of the ADC is 860 mA
+    let machine = Machine::boot(&Card::with_daemon(ONE, &master(&wire, I2C)), Hat::Drawing(0x0a00));
+    machine.wait_up();
+    let fed = wire.wait_telemetry(ONE, "the feed poe", 0, |telemetry| telemetry.feed.as_str() == "poe");
+
+    // two over-currents: each is told once and cleared by writing the bit back
+    for count in 1..=2 {
+        machine.ctl("overcurrent");
+        let told = wire.wait_event(ONE, fed, NodeEventKind::OverCurrent, "");
+        wire.wait_telemetry(ONE, "the over-currents", told, |telemetry| telemetry.over_currents >= count);
+        assert_eq!(machine.ctl("reg f4"), "01", "the flag was not written back");
+    }
+    assert_eq!(wire.count_events(ONE, NodeEventKind::OverCurrent), 2);
+    // one that stays set is one
+    machine.ctl("overcurrent on");
+    let from = wire.wait_telemetry(ONE, "the third over-current", fed, |telemetry| telemetry.over_currents == 3);
+    // two more heartbeats are some eighty polls
+    let next = wire.wait_telemetry(ONE, "a heartbeat", from + 1, |_| true);
+    wire.wait_telemetry(ONE, "another heartbeat", next + 1, |telemetry| telemetry.over_currents == 3);
+    assert_eq!(wire.count_events(ONE, NodeEventKind::OverCurrent), 3);
+    machine.ctl("overcurrent off");
+
+    power_off_by_button(&wire, &machine, ONE);
+    machine.wait_off(SHUTDOWN).was_not_cut().said("halted, 5 V still present");
+}
+
+/// A HAT whose current cannot be read may feed the Pi or not: no cut. Asked for over MQTT.
+#[test]
+fn a_hat_of_unknown_feed_forbids_the_cut() {
+    let _place = Places::take(1);
+    let wire = Wire::start();
+    let machine = Machine::boot(&Card::with_daemon(ONE, &master(&wire, I2C)), Hat::Zeros);
+    machine.wait_up();
+    wire.wait_telemetry(ONE, "the feed unknown", 0, |telemetry| telemetry.feed.as_str() == "unknown");
+    wire.must(&["cluster", "shutdown", "--yes"]);
+    machine.wait_off(SHUTDOWN).was_not_cut().said("beehive-cut");
+}
+
+/// Three Pis: create, rebuild, a reboot over MQTT, a node's button, the crew's end by the master's button.
+#[test]
+fn a_crew_of_three() {
+    let _place = Places::take(3);
+    let wire = Wire::start();
+    let cluster = format!("{TIMES}\n[cluster]\nnodes = [\"{TWO}\", \"{THREE}\"]\n");
+    let one = Machine::boot(&Card::with_daemon(ONE, &wire.configuration(ONE, "master", &cluster)), Hat::Absent);
+    let two = Machine::boot(&Card::with_daemon(TWO, &wire.configuration(TWO, "node", TIMES)), Hat::Absent);
+    let three = Machine::boot(&Card::with_daemon(THREE, &wire.configuration(THREE, "node", TIMES)), Hat::Absent);
+    for machine in [&one, &two, &three] {
+        machine.wait_up();
+    }
+    for node in [ONE, TWO, THREE] {
+        wire.wait_phase(node, 0, PowerPhase::Running);
+    }
+
+    wire.must(&["cluster", "create", "--wait"]);
+    let created = status(&wire);
+    assert_eq!(memberships(&created), ["ready", "ready", "ready"], "{created}");
+    wire.must(&["cluster", "rebuild", "--wait", "--yes"]);
+    let rebuilt = status(&wire);
+    assert_eq!(memberships(&rebuilt), ["ready", "ready", "ready"], "{rebuilt}");
+    assert_ne!(created["cluster"]["id"], rebuilt["cluster"]["id"], "a rebuild makes a new cluster");
+
+    // the emulator ends where a Pi would boot again, so nobody waits for its return
+    wire.must(&["node", "reboot", TWO]);
+    two.wait_off(SHUTDOWN).was_not_cut();
+    // that operation waits for a node that will not come back
+    wire.must(&["cluster", "abort"]);
+
+    power_off_by_button(&wire, &three, THREE);
+    three.wait_off(SHUTDOWN).was_cut();
+    // the coordinator emptied the node before it let it go
+    wire.wait("the drain of the node", 0, |topic, payload| {
+        matches!(topic, beehive_mqtt::Topic::CoordinatorEvent)
+            && String::from_utf8_lossy(payload).contains(&format!("drain {THREE}: done"))
+    });
+    power_off_by_button(&wire, &one, ONE);
+    one.wait_off(SHUTDOWN).was_cut();
+}
+
+fn status(wire: &Wire) -> serde_json::Value {
+    serde_json::from_str(&wire.must(&["status", "--json"])).unwrap()
+}
+
+fn memberships(status: &serde_json::Value) -> Vec<String> {
+    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+    nodes.iter().map(|node| node["membership"].as_str().unwrap_or("-").to_owned()).collect()
+}

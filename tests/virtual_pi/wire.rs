@@ -1,0 +1,174 @@
+//! The wire as any MQTT tool sees it: a mosquitto on the host's loopback (the guests reach it as 10.0.2.2) and a watcher
+//! that keeps everything that was said, in its order.
+
+use std::process::{Command, Output};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use beehive_mqtt::node::{NodeEvent, NodeEventKind, NodeState, PowerPhase, Telemetry};
+use beehive_mqtt::{CrewName, Payload, Topic, decode};
+use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+
+use crate::common::Mosquitto;
+
+/// The crew of these tests.
+pub const CREW: &str = "bee42-crew-01";
+
+/// How long the wire may take to show what has to happen on a machine that is emulated beside two others.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+#[derive(Default)]
+struct Heard {
+    messages: Mutex<Vec<(Topic, Vec<u8>)>>,
+    more: Condvar,
+}
+
+impl Heard {
+    fn messages(&self) -> MutexGuard<'_, Vec<(Topic, Vec<u8>)>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A broker and everything that was said over it.
+pub struct Wire {
+    broker: Mosquitto,
+    heard: Arc<Heard>,
+}
+
+impl Wire {
+    /// Starts a broker and listens to all of the crew's topics.
+    pub fn start() -> Self {
+        let broker = Mosquitto::start();
+        let mut options = MqttOptions::new("watcher", "127.0.0.1", broker.port);
+        options.set_max_packet_size(256 * 1024, 256 * 1024);
+        let (client, mut connection) = Client::new(options, 16);
+        client.subscribe(format!("beehive/v1/{CREW}/#"), QoS::AtLeastOnce).unwrap();
+        let heard = Arc::new(Heard::default());
+        let writer = Arc::clone(&heard);
+        thread::spawn(move || {
+            let _client = client; // its end would end the connection
+            let crew: CrewName = CREW.parse().unwrap();
+            for event in connection.iter() {
+                let Ok(event) = event else { return }; // the broker has ended with the test
+                if let Event::Incoming(Packet::Publish(publish)) = event {
+                    if let Ok(topic) = Topic::parse(&crew, &publish.topic) {
+                        writer.messages().push((topic, publish.payload.to_vec()));
+                        writer.more.notify_all();
+                    }
+                }
+            }
+        });
+        Self { broker, heard }
+    }
+
+    /// The configuration of a node that speaks over this broker.
+    pub fn configuration(&self, node: &str, role: &str, rest: &str) -> String {
+        format!(
+            "crew = \"{CREW}\"\nnode = \"{node}\"\nrole = \"{role}\"\n\n[broker]\nhost = \"10.0.2.2\"\nport = {}\n\
+             insecure_test_broker = true\n\n{rest}",
+            self.broker.port
+        )
+    }
+
+    /// The place of the first message from `from` on that `wanted` holds for; waits for it.
+    pub fn wait(&self, what: &str, from: usize, wanted: impl Fn(&Topic, &[u8]) -> bool) -> usize {
+        let deadline = Instant::now() + LIMIT;
+        let mut messages = self.heard.messages();
+        loop {
+            let found = messages.iter().skip(from).position(|(topic, payload)| wanted(topic, payload));
+            if let Some(at) = found {
+                return from + at;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(messages);
+                panic!("the wire never showed {what}; it showed:\n{}", self.told());
+            }
+            messages = self.heard.more.wait_timeout(messages, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for an event of a node.
+    pub fn wait_event(&self, node: &str, from: usize, kind: NodeEventKind, detail: &str) -> usize {
+        self.wait(&format!("the event {kind:?} `{detail}` of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::Event(_))
+                && read::<NodeEvent>(payload)
+                    .is_some_and(|event| event.kind == kind && event.detail.as_str().contains(detail))
+        })
+    }
+
+    /// Waits for a power phase in a node's state.
+    pub fn wait_phase(&self, node: &str, from: usize, phase: PowerPhase) -> usize {
+        self.wait(&format!("{phase:?} in the state of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::State(_))
+                && read::<NodeState>(payload).is_some_and(|state| state.power == phase)
+        })
+    }
+
+    /// Waits for telemetry of a node that `wanted` holds for.
+    pub fn wait_telemetry(&self, node: &str, what: &str, from: usize, wanted: impl Fn(&Telemetry) -> bool) -> usize {
+        self.wait(&format!("{what} in the telemetry of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::Telemetry(_))
+                && read::<Telemetry>(payload).is_some_and(|telemetry| wanted(&telemetry))
+        })
+    }
+
+    /// How many events of a kind a node told.
+    pub fn count_events(&self, node: &str, kind: NodeEventKind) -> usize {
+        let mine = |topic: &Topic| is_of(topic, node) && matches!(topic, Topic::Event(_));
+        let messages = self.heard.messages();
+        messages
+            .iter()
+            .filter(|(topic, payload)| {
+                mine(topic) && read::<NodeEvent>(payload).is_some_and(|event| event.kind == kind)
+            })
+            .count()
+    }
+
+    /// Runs the ops console.
+    pub fn console(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_beehive"))
+            .args(["--broker", &format!("127.0.0.1:{}", self.broker.port), "--crew", CREW, "--user", "test"])
+            .args(["--timeout", "300"])
+            .args(words)
+            .output()
+            .unwrap()
+    }
+
+    /// The same, and it has to succeed.
+    pub fn must(&self, words: &[&str]) -> String {
+        let output = self.console(words);
+        assert!(
+            output.status.success(),
+            "beehive {words:?}: {}\n{}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.told()
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The last messages, for a failure.
+    fn told(&self) -> String {
+        let messages = self.heard.messages();
+        let from = messages.len().saturating_sub(60);
+        let line = |(topic, payload): &(Topic, Vec<u8>)| format!("{topic:?} {}", String::from_utf8_lossy(payload));
+        messages.iter().skip(from).map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn read<P: Payload>(payload: &[u8]) -> Option<P> {
+    decode(payload).ok()
+}
+
+fn is_of(topic: &Topic, node: &str) -> bool {
+    match topic {
+        Topic::Event(name) | Topic::State(name) | Topic::Telemetry(name) => name.as_str() == node,
+        _ => false,
+    }
+}
