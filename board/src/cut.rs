@@ -715,6 +715,11 @@ mod tests {
     }
 
     #[test]
+    fn an_option_that_only_begins_like_ro_does_not_make_it_read_only() {
+        assert_eq!(writable_block_mount("30 22 8:1 / /d rw - ext4 /dev/sda1 rw,rootcontext=x"), Some("/d"));
+    }
+
+    #[test]
     fn a_table_that_cannot_be_read_counts_as_writable() {
         for table in [
             "",

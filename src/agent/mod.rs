@@ -263,7 +263,7 @@ impl Agent {
         soonest(self.core.next_deadline().map(|due| Instant::from_ms(due.as_ms())));
         soonest(self.sequencer.next_deadline());
         soonest(self.recogniser.as_ref().and_then(Recogniser::next_deadline));
-        soonest(self.shim_next);
+        soonest(self.shim.as_ref().and(self.shim_next));
         soonest(self.next_light(now));
         soonest(self.published_at.map(|at| at.plus_ms(HEARTBEAT_MS)));
         Duration::from_millis(until.saturating_since(now))

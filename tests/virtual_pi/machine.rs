@@ -88,12 +88,6 @@ impl Card {
         card
     }
 
-    /// One more text file; the path without its leading slash.
-    pub fn file(mut self, path: &str, text: &str) -> Self {
-        self.files.insert(path.to_owned(), text.to_owned());
-        self
-    }
-
     /// An empty ext4 beside the card, as `/dev/vdb`; not mounted.
     pub fn second_disk(self) -> Self {
         Self { second_disk: true, ..self }
@@ -182,7 +176,7 @@ impl Machine {
         command
             .args(["-c", "-keep", "-t", "540", "-d"])
             .arg(dir.path())
-            .args(["-a", "systemd.show_status=0", "-a", &hat.kernel_arguments()])
+            .args(["-a", "systemd.show_status=1", "-a", &hat.kernel_arguments()])
             .arg(&image)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use beehive_mqtt::node::{NodeEvent, NodeEventKind, NodeState, PowerPhase, Telemetry};
+use beehive_mqtt::node::{Connection, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence, Telemetry};
 use beehive_mqtt::{CrewName, Payload, Topic, decode};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -108,6 +108,16 @@ impl Wire {
         })
     }
 
+    /// Waits until a node has said goodbye in an orderly way.
+    pub fn wait_offline(&self, node: &str, from: usize, reason: &str) -> usize {
+        self.wait(&format!("the farewell of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::Presence(_))
+                && read::<Presence>(payload)
+                    .is_some_and(|said| said.status == Connection::Offline && said.reason.as_str() == reason)
+        })
+    }
+
     /// Waits for telemetry of a node that `wanted` holds for.
     pub fn wait_telemetry(&self, node: &str, what: &str, from: usize, wanted: impl Fn(&Telemetry) -> bool) -> usize {
         self.wait(&format!("{what} in the telemetry of {node}"), from, |topic, payload| {
@@ -168,7 +178,9 @@ fn read<P: Payload>(payload: &[u8]) -> Option<P> {
 
 fn is_of(topic: &Topic, node: &str) -> bool {
     match topic {
-        Topic::Event(name) | Topic::State(name) | Topic::Telemetry(name) => name.as_str() == node,
+        Topic::Event(name) | Topic::State(name) | Topic::Telemetry(name) | Topic::Presence(name) => {
+            name.as_str() == node
+        }
         _ => false,
     }
 }
