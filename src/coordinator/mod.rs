@@ -145,9 +145,12 @@ impl Task {
         let future = self.kubernetes.perform(work);
         let outcomes = self.outcomes.clone();
         tokio::spawn(async move {
-            let outcome = tokio::time::timeout(Duration::from_millis(deadline_ms), future).await.unwrap_or_else(|_| {
-                Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") })
-            });
+            let outcome = match tokio::time::timeout(Duration::from_millis(deadline_ms), future).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") })
+                }
+            };
             // fails only when the coordinator has ended
             let _ = outcomes.send((token, outcome)).await;
         });

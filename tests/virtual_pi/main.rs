@@ -4,10 +4,9 @@
 //! `./test` builds the programs and runs this; by hand see the message that a missing `BEEHIVE_VPI_PROGRAMS` gives. Needs
 //! root, since the files of an image belong to root.
 
-#![allow(unreachable_pub)] // a program of its own
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // a program of its own, of tests alone
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)] // shared with other tests, which use more of it
 mod common;
 mod daemon;
 mod hook;

@@ -65,6 +65,9 @@ impl World {
         if self.kube.serves(&self.pis[0]) {
             for pi in &self.pis {
                 if pi.on && pi.running && Some(&pi.kept) == self.kube.cluster.clone().map(Kept::Member).as_ref() {
+                    if pi.registers && self.now < pi.registers_at {
+                        continue;
+                    }
                     if pi.registers {
                         let object = self.kube.nodes.entry(pi.name.clone()).or_insert(Object {
                             cordoned: false,
@@ -80,7 +83,7 @@ impl World {
             }
             let cluster = self.kube.cluster.clone().map(Kept::Member);
             for pi in &mut self.pis {
-                if pi.on && pi.running && Some(&pi.kept) == cluster.as_ref() {
+                if pi.on && pi.running && Some(&pi.kept) == cluster.as_ref() && self.now >= pi.registers_at {
                     pi.registers = false;
                 }
             }

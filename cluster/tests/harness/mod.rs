@@ -115,6 +115,8 @@ pub(crate) struct World {
     pub(crate) rolling_down: BTreeSet<NodeName>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
+    /// Nobody presses a button or gives orders in between.
+    pub(crate) undisturbed: bool,
     pub(crate) log: VecDeque<String>,
     pub(crate) seed: u64,
     pub(crate) events: u64,
@@ -157,6 +159,7 @@ impl World {
             by_hand: BTreeSet::new(),
             rolling_down: BTreeSet::new(),
             max_down: None,
+            undisturbed: true,
             log: VecDeque::new(),
             seed,
             events: 0,

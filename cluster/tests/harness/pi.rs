@@ -45,6 +45,8 @@ pub(crate) struct Pi {
     pub(crate) running: bool,
     /// Its kubelet has started and not yet told the API server.
     pub(crate) registers: bool,
+    /// When it does: after a boot that takes a while, in which Kubernetes still believes in the boot before.
+    pub(crate) registers_at: u64,
     pub(crate) job: u64,
     pub(crate) phase: PowerPhase,
     pub(crate) goal: Option<PowerGoal>,
@@ -75,6 +77,7 @@ impl Pi {
             kept: Kept::Blank,
             running: false,
             registers: false,
+            registers_at: 0,
             job: 0,
             phase: PowerPhase::Running,
             goal: None,
@@ -104,8 +107,10 @@ impl Pi {
 
 impl World {
     pub(crate) fn boot(&mut self, index: usize) {
+        let registers_at = self.now + self.random.between(500, 25_000);
         let pi = &mut self.pis[index];
         pi.on = true;
+        pi.registers_at = registers_at;
         pi.returns = false;
         pi.boots += 1;
         pi.running = matches!(pi.kept, Kept::Member(_));
