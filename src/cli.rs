@@ -119,6 +119,9 @@ pub struct DemoArgs {
     /// Play this scenario instead of the built-in one, and end with 1 if an expectation in it fails
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
+    /// How long each step of the simulated engine takes, in milliseconds [default: 400 in a terminal, else 0]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=60_000))]
+    pub step_ms: Option<u64>,
 }
 
 /// What the console's commands have in common. They may stand before or after the command.

@@ -9,6 +9,7 @@
 //! | [`coordinator`] | the task on the master |
 //! | [`console`], [`cli`] | the ops console, the command line |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
+//! | `demo` | a whole crew on one machine |
 //! | [`link`] | the way to the broker |
 //! | [`store`] | what survives a power cut |
 //! | [`hal`], [`host`] | board and machine, real and simulated |
@@ -22,6 +23,8 @@ pub mod config;
 pub mod console;
 pub mod coordinator;
 pub mod daemon;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod engine;
 pub mod hal;
 pub mod host;

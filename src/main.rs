@@ -33,7 +33,7 @@ fn main() -> std::process::ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
             log("off");
-            block_on(beehive::demo::run(arguments)).unwrap_or(ExitCode::Failed)
+            return block_on(beehive::demo::run(arguments)).unwrap_or(std::process::ExitCode::FAILURE);
         }
         Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
         Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),

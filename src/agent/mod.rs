@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Host, HostError, Notice};
-use crate::link::{Link, LinkEvent};
+use crate::link::{Link, LinkEvent, RefusedKind};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
 use beehive_board::feed::{HatReading, decide_feed};
@@ -47,6 +47,9 @@ const OUTCOMES: usize = 16;
 
 /// How often the feed file is written anew even if nothing changed, so that it is not stale when the hook reads it.
 const FEED_AGAIN_MS: u64 = 60_000;
+
+/// How often the refusal of messages of one kind is told.
+const REFUSED_AGAIN_MS: u64 = 60_000;
 
 /// The longest sleep of the loop, so that systemd's watchdog is petted by progress of this loop and by nothing else.
 const LONGEST_SLEEP_MS: u64 = 10_000;
@@ -134,6 +137,8 @@ struct Agent {
     published_at: Option<Instant>,
     revision: u32,
     event_sequence: u32,
+    /// The kinds of refused messages that were told of in the last minute, one entry a kind.
+    refused_told: Vec<(RefusedKind, Instant)>,
     reading: HatReading,
     fan_duty: Option<u8>,
     over_currents: u32,
@@ -200,6 +205,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         published_at: None,
         revision: 0,
         event_sequence: 0,
+        refused_told: Vec::new(),
         reading: HatReading::Absent,
         fan_duty: None,
         over_currents: 0,
@@ -362,13 +368,13 @@ impl Agent {
         match event {
             LinkEvent::Up { connection } => tracing::info!(connection, "connected to the broker"),
             LinkEvent::Down { reason } => tracing::warn!("no connection to the broker: {reason}"),
-            LinkEvent::Refused { .. } => {}
+            LinkEvent::Refused { topic, why } => self.tell_refused(now, why.kind(), &format!("{topic}: {why}")),
             LinkEvent::Message(message) => match &message.topic {
                 Topic::Command(node) if *node == self.settings.node => {
                     // what cannot be read is counted and logged by the link; without an id nobody can be answered
                     match self.link.decode::<Command>(&message) {
                         Ok(command) => self.node(now, Event::Command(Box::new(command))),
-                        Err(error) => self.tell(NodeEventKind::Refused, &format!("command refused: {error}")),
+                        Err(error) => self.tell_refused(now, (&error).into(), &format!("command: {error}")),
                     }
                 }
                 // our own presence is watched by the link; the coordinator's state is for those who want to look
@@ -388,6 +394,15 @@ impl Agent {
                 | Topic::ConsoleRequest(_)
                 | Topic::ConsoleResponse(_) => {}
             },
+        }
+    }
+
+    /// Tells of a refused message, as seldom as the link logs it: a flood of them must not become one of ours.
+    fn tell_refused(&mut self, now: Instant, kind: RefusedKind, detail: &str) {
+        self.refused_told.retain(|(_, at)| now.saturating_since(*at) < REFUSED_AGAIN_MS);
+        if self.refused_told.iter().all(|(told, _)| *told != kind) {
+            self.refused_told.push((kind, now));
+            self.tell(NodeEventKind::Refused, &format!("{} message: {detail}", kind.as_str()));
         }
     }
 

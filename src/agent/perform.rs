@@ -21,9 +21,11 @@ impl Agent {
             match action {
                 Action::Store(record) => {
                     if let Err(error) = self.store.save(RECORD, record.as_ref()) {
-                        // what rests on it must not be done: a power cut would forget it
+                        // what rests on it must not be done: a power cut would forget it; the core holds it back and
+                        // stores again in a while
                         tracing::error!("{error}");
-                        self.tell(NodeEventKind::Refused, "the record could not be stored; nothing was done");
+                        self.tell(NodeEventKind::Refused, "the record cannot be stored; what rests on it waits");
+                        self.core.store_failed(cluster(now));
                         return;
                     }
                 }

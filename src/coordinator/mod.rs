@@ -4,7 +4,7 @@
 
 use crate::clock::Clock;
 use crate::kube::{Kubernetes, Observed};
-use crate::link::{Incoming, Link, LinkEvent, Retained};
+use crate::link::{Incoming, Link, LinkEvent, Refusal, Retained};
 use crate::store::Store;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event};
@@ -160,7 +160,7 @@ impl Task {
         match event {
             LinkEvent::Up { connection } => tracing::info!(connection, "the coordinator is connected to the broker"),
             LinkEvent::Down { reason } => tracing::warn!("the coordinator has no connection to the broker: {reason}"),
-            LinkEvent::Refused { .. } => {}
+            LinkEvent::Refused { topic, why } => self.refused(&topic, why),
             LinkEvent::Message(message) => self.message(message),
         }
     }
@@ -215,6 +215,19 @@ impl Task {
             | Topic::Event(_)
             | Topic::Command(_)
             | Topic::ConsoleResponse(_) => {}
+        }
+    }
+
+    /// The link has counted and logged it. Who asked gets an answer; what the broker kept was asked by nobody who waits.
+    fn refused(&self, topic: &str, why: Refusal) {
+        match why {
+            Refusal::Oversized { bytes, limit } => {
+                if let Ok(Topic::ConsoleRequest(user)) = Topic::parse(self.link.crew(), topic) {
+                    let error = DecodeError::Oversized { name: ConsoleRequest::NAME, bytes, limit };
+                    self.answer_unreadable(user, &error);
+                }
+            }
+            Refusal::Topic(_) | Refusal::Retained => {}
         }
     }
 

@@ -263,6 +263,11 @@ impl Link {
         self.0.shared.refuse(error.into(), &topic.name(&self.0.shared.crew), error);
     }
 
+    /// The crew whose topics it speaks.
+    pub fn crew(&self) -> &CrewName {
+        &self.0.shared.crew
+    }
+
     /// How many messages were refused since the start.
     pub fn refused(&self) -> Refused {
         locked(&self.0.shared.counters).counts()

@@ -193,6 +193,10 @@ impl Coordinator {
             if known && !waiting && operation.phase.is_final() {
                 continue;
             }
+            // how its last steps ended is said before its end is, and before the nodes' topics are cleared
+            if self.told.ending.contains(&operation.id) {
+                self.report_nodes(operation);
+            }
             if !known {
                 self.told.operations.insert(operation.id.clone(), operation.revision);
                 self.out.push(Action::Operation(Box::new(summary(operation))));
