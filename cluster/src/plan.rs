@@ -211,7 +211,7 @@ pub fn shutdown(master: &PlanNode, nodes: &[PlanNode], end: MasterEnd) -> Vec<Pl
         MasterEnd::Commanded => StepKind::PowerOff,
         MasterEnd::LetGo => StepKind::LetGo,
     };
-    plan.add(last, &master.name, Weight::BestEffort);
+    plan.add(last, &master.name, Weight::Local);
     plan.steps
 }
 

@@ -129,7 +129,6 @@ fn storm(seed: u64) -> World {
     match kind {
         1 | 2 => {
             let rebuild = world.operation(OperationKind::Rebuild, None);
-            world.by_hand.clear();
             world.run_for(calm_after);
             assert_done(&mut world, &rebuild);
             all_in(&mut world);
@@ -148,9 +147,9 @@ fn storm(seed: u64) -> World {
         }
         5 => {
             let reset = world.operation(OperationKind::Reset, None);
-            world.by_hand.clear();
             world.run_for(calm_after);
             assert_done(&mut world, &reset);
+            world.by_hand.clear();
             world.run_until("everything is clean", 60_000, |world| {
                 world.pis.iter().all(|pi| pi.on && pi.kept == Kept::Blank)
             });
@@ -174,9 +173,6 @@ fn storm(seed: u64) -> World {
                 [OperationKind::Rebuild, OperationKind::Reboot, OperationKind::NodeReboot, OperationKind::NodeDrain];
             let kind = kind[usize::try_from(random.below(4)).unwrap()];
             let node = matches!(kind, OperationKind::NodeReboot | OperationKind::NodeDrain).then(|| name(victim + 1));
-            if kind == OperationKind::Rebuild {
-                world.by_hand.clear();
-            }
             let operation = world.operation(kind, node);
             world.answer(&operation);
             for _ in 0..random.between(1, 6) {
@@ -258,7 +254,7 @@ fn storm(seed: u64) -> World {
             world.answer(&shutdown);
             world.run_for(calm_after);
             world.calm();
-            world.run_until("the master is off", 600_000, |world| !world.pis[0].on);
+            world.run_until("the master is off", 600_000, |world| !world.pis[0].on || world.reported_lost(&name(1)));
             world.run_for(60_000);
             for (pi, before) in world.pis.iter().zip(boots) {
                 // one whose mains came back after it had gone is on, and nobody is left to notice

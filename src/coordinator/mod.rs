@@ -147,9 +147,7 @@ impl Task {
         tokio::spawn(async move {
             let outcome = match tokio::time::timeout(Duration::from_millis(deadline_ms), future).await {
                 Ok(outcome) => outcome,
-                Err(_) => {
-                    Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") })
-                }
+                Err(_) => Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") }),
             };
             // fails only when the coordinator has ended
             let _ = outcomes.send((token, outcome)).await;

@@ -1,7 +1,7 @@
 //! The whole machine: the armv7 daemon under systemd, its button pressed through the kernel, watched over MQTT until the
 //! power goes.
 
-use beehive_mqtt::node::{NodeEventKind, PowerPhase};
+use beehive_mqtt::node::{NodeEventKind, PartStatus, PowerPhase};
 
 use crate::machine::{Card, Hat, Machine, Places, SHUTDOWN};
 use crate::wire::Wire;
@@ -69,14 +69,18 @@ fn a_hat_that_feeds_the_pi_forbids_the_cut() {
     // one that stays set is one
     machine.ctl("overcurrent on");
     let from = wire.wait_telemetry(ONE, "the third over-current", fed, |telemetry| telemetry.over_currents == 3);
-    // two more heartbeats are some eighty polls
-    let next = wire.wait_telemetry(ONE, "a heartbeat", from + 1, |_| true);
+    // a minute of heartbeats, in which the HAT is polled 240 times; and what an idle daemon costs meanwhile
+    let begun = uptime_ms(&machine);
     let before = busy_ms(&machine);
-    wire.wait_telemetry(ONE, "another heartbeat", next + 1, |telemetry| telemetry.over_currents == 3);
-    // beside other machines on two cores nothing exact can be said, but a loop that spins takes seconds
-    let busy = busy_ms(&machine) - before;
-    println!("processor time of the daemon in one heartbeat of 10 s, polling the HAT four times a second: {busy} ms");
-    assert!(busy < 1_500, "{busy} ms");
+    wire.wait_telemetry(ONE, "a minute later", from + 1, |telemetry| telemetry.uptime_ms >= begun + 60_000);
+    let (minute, busy) = (uptime_ms(&machine) - begun, busy_ms(&machine) - before);
+    let memory = machine.ctl("sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB$/\\1/p' /proc/$(pidof beehive)/status");
+    println!("the daemon, master with coordinator, HAT polled four times a second, under TCG beside other machines:");
+    println!("  processor time in {minute} ms: {busy} ms");
+    println!("  resident memory: {memory} kB");
+    assert!(memory.parse::<u64>().unwrap() <= 8 * 1024, "more than 8 MB are resident: {memory} kB");
+    // nothing exact can be said beside other machines, but a loop that spins takes many seconds
+    assert!(busy < minute / 20, "busy for {busy} ms of {minute}");
     assert_eq!(wire.count_events(ONE, NodeEventKind::OverCurrent), 3);
     machine.ctl("overcurrent off");
 
@@ -92,6 +96,16 @@ fn a_hat_of_unknown_feed_forbids_the_cut() {
     let machine = Machine::boot(&Card::with_daemon(ONE, &master(&wire, I2C)), Hat::Zeros);
     machine.wait_up();
     wire.wait_telemetry(ONE, "the feed unknown", 0, |telemetry| telemetry.feed.as_str() == "unknown");
+
+    // somebody else has the button's line: the agent names them and works without it
+    machine.ctl("system systemctl stop beehive");
+    machine.ctl("system systemd-run --unit=holder gpiomon pinctrl-bcm2835 17");
+    while !machine.ctl("system gpioinfo pinctrl-bcm2835").contains("gpiomon") {}
+    let from = wire.now();
+    machine.ctl("system systemctl start beehive");
+    wire.wait_info(ONE, "the holder of the button's line", from, |info| {
+        info.button.status == PartStatus::Busy && info.button.detail.as_str().contains("gpiomon")
+    });
     wire.must(&["cluster", "shutdown", "--yes"]);
     machine.wait_off(SHUTDOWN).was_not_cut().said("beehive-cut");
 }
@@ -141,6 +155,11 @@ fn a_crew_of_three() {
 fn busy_ms(machine: &Machine) -> u64 {
     let stat = machine.ctl("cat /proc/$(pidof beehive)/stat");
     stat.split(' ').skip(13).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
+}
+
+fn uptime_ms(machine: &Machine) -> u64 {
+    let seconds: f64 = machine.ctl("uptime").parse().unwrap();
+    (seconds * 1000.0) as u64
 }
 
 fn status(wire: &Wire) -> serde_json::Value {

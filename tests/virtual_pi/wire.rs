@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use beehive_mqtt::node::{Connection, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence, Telemetry};
+use beehive_mqtt::node::{Connection, NodeEvent, NodeEventKind, NodeInfo, NodeState, PowerPhase, Presence, Telemetry};
 use beehive_mqtt::{CrewName, Payload, Topic, decode};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -118,6 +118,20 @@ impl Wire {
         })
     }
 
+    /// The place of the next message.
+    pub fn now(&self) -> usize {
+        self.heard.messages().len()
+    }
+
+    /// Waits for a node's description of itself that `wanted` holds for.
+    pub fn wait_info(&self, node: &str, what: &str, from: usize, wanted: impl Fn(&NodeInfo) -> bool) -> usize {
+        self.wait(&format!("{what} in the info of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::Info(_))
+                && read::<NodeInfo>(payload).is_some_and(|info| wanted(&info))
+        })
+    }
+
     /// Waits for telemetry of a node that `wanted` holds for.
     pub fn wait_telemetry(&self, node: &str, what: &str, from: usize, wanted: impl Fn(&Telemetry) -> bool) -> usize {
         self.wait(&format!("{what} in the telemetry of {node}"), from, |topic, payload| {
@@ -178,9 +192,11 @@ fn read<P: Payload>(payload: &[u8]) -> Option<P> {
 
 fn is_of(topic: &Topic, node: &str) -> bool {
     match topic {
-        Topic::Event(name) | Topic::State(name) | Topic::Telemetry(name) | Topic::Presence(name) => {
-            name.as_str() == node
-        }
+        Topic::Event(name)
+        | Topic::State(name)
+        | Topic::Telemetry(name)
+        | Topic::Presence(name)
+        | Topic::Info(name) => name.as_str() == node,
         _ => false,
     }
 }

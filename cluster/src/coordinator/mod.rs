@@ -6,8 +6,11 @@
 //! - a step is stored as begun before its command goes out; a command goes out again under the same id until it is
 //!   answered; a new attempt is a new id;
 //! - at most `max_unavailable` nodes are drained or down by rolling work; a slot stays held when its holder dies;
-//! - it uncordons exactly what it cordoned;
+//! - it uncordons exactly what it cordoned, at once when its operation fails; a node that went down, when it is back;
+//! - a node whose button was pressed is worked on when it is back, and nothing else begins meanwhile;
 //! - after a restart of a node the next one waits until it is ready *in a new boot*;
+//! - nothing is decided from ignorance: without an answer of the API server nobody is cordoned or taken for gone, and just
+//!   after its start the coordinator waits for the word of those that it knows before it plans;
 //! - on rebuild the master is reset last and initialised first; on shutdown the master goes last.
 
 mod drive;
@@ -115,7 +118,8 @@ pub enum Event {
         /// How.
         outcome: Result<KubeDone, KubeError>,
     },
-    /// [`Action::Store`] failed; what came after it was not done.
+    /// [`Action::Store`] failed; what came after it was not done. Answers with no actions: with the next event it is stored
+    /// again, and what must not be lost follows then.
     StoreFailed,
     /// Time has passed.
     Tick,

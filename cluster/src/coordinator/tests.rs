@@ -1039,6 +1039,24 @@ fn a_press_is_never_refused_and_rolling_work_waits_for_it() {
 }
 
 #[test]
+fn rolling_work_begins_no_other_node_while_one_is_away_by_a_press() {
+    let mut desk = Desk::with_cluster(&["a", "b", "c"]);
+    desk.run(OperationKind::Reboot, None);
+    desk.press("c", Want::PowerOff);
+    desk.settle();
+    desk.hands_over("c");
+    desk.dies("c");
+    desk.pass(60_000);
+    assert!(desk.log.contains(&"uncordon a".to_string()), "what had begun comes to its end");
+    assert!(!desk.log.contains(&"cordon b".to_string()), "{:?}", desk.log);
+    desk.boots("c");
+    desk.ready("c");
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(desk.log.contains(&"reboot c".to_string()) && desk.stored.slots.is_empty());
+}
+
+#[test]
 fn a_node_that_cannot_be_emptied_is_let_go_undrained() {
     let mut desk = Desk::with_cluster(&["a"]);
     let id = desk.press("a", Want::Reboot);

@@ -61,7 +61,8 @@ impl World {
     pub(crate) fn partition(&mut self, index: usize) {
         let lasts = self.random.between(1_000, 90_000);
         let pi = &mut self.pis[index];
-        if pi.core.is_none() || pi.cut_until > self.now {
+        // the broker is on the master itself
+        if pi.master || pi.core.is_none() || pi.cut_until > self.now {
             return;
         }
         pi.cut_until = self.now + lasts;

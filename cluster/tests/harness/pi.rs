@@ -538,6 +538,8 @@ impl World {
                     if fresh {
                         self.kube.cluster = Some(cluster.clone());
                         self.kube.nodes.clear();
+                        // cordons go with their cluster
+                        self.by_hand.clear();
                         let (name, boot) = (self.pis[index].name.clone(), self.pis[index].boot());
                         self.kube.nodes.insert(name, Object { cordoned: false, boot, heard: now });
                     }

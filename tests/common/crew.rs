@@ -1,0 +1,322 @@
+//! A crew of real `beehive run` processes with a mosquitto of their own, all on loopback. Each node has its state in a
+//! folder of its own, so that it can be killed and started again; every process is ended by its pid when the crew is
+//! dropped. This machine has none of a Pi's pins: the agents say so in their `info` and work without them.
+//!
+//! Nothing here may ask for a reboot or a power-off: the daemon would do it, to the machine that runs the tests.
+
+#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crate::common::{Mosquitto, PATIENCE, Plain};
+use beehive_mqtt::coordinator::{OperationNode, OperationPhase, OperationSummary, StepKind, StepState};
+use beehive_mqtt::node::NodeState;
+use beehive_mqtt::{CrewName, NodeName, Payload, Topic, decode};
+use rumqttc::Publish;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+pub const BEEHIVE: &str = env!("CARGO_BIN_EXE_beehive");
+
+/// The variables of this machine's environment that would change what the program does.
+const VARIABLES: [&str; 4] = ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "RUST_LOG"];
+
+/// How often a process or a file is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The longest that an operation takes here; it bounds a test that has gone wrong.
+const OPERATION_S: &str = "80";
+
+pub const MASTER: &str = "pi-1";
+
+/// Looks again and again, but not for ever.
+pub fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+pub fn bee() -> CrewName {
+    "bee".parse().unwrap()
+}
+
+pub fn pi(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+/// A topic of the crew as it stands on the wire.
+pub fn wire(topic: &Topic) -> String {
+    topic.name(&bee()).as_str().to_owned()
+}
+
+/// What a message is about; nothing if it is not the crew's.
+pub fn topic(message: &Publish) -> Option<Topic> {
+    Topic::parse(&bee(), &message.topic).ok()
+}
+
+/// A message's document, if it has one and is about `wanted`.
+pub fn read<P: Payload>(message: &Publish, wanted: &Topic) -> Option<P> {
+    (topic(message).as_ref() == Some(wanted)).then(|| decode(&message.payload).ok()).flatten()
+}
+
+/// How a command of the console ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The one document that `--json` prints.
+    pub fn document(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no document ({error}): {self:?}"))
+    }
+
+    /// The document, if the command ended with `code`.
+    pub fn with(&self, code: i32) -> Value {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        self.document()
+    }
+}
+
+pub struct Crew {
+    pub broker: Mosquitto,
+    /// What the configuration calls the broker's host.
+    pub host: &'static str,
+    /// What stands below `[broker]` beside host and port.
+    pub broker_extra: &'static str,
+    pub step_ms: u64,
+    names: Vec<&'static str>,
+    dir: tempfile::TempDir,
+    processes: BTreeMap<String, Child>,
+}
+
+impl Crew {
+    /// A crew whose nodes are not started yet. The first of `names` is the master.
+    pub fn new(names: &[&'static str], step_ms: u64) -> Self {
+        assert_eq!(names[0], MASTER);
+        Self {
+            broker: Mosquitto::start(),
+            host: "127.0.0.1",
+            broker_extra: "",
+            step_ms,
+            names: names.to_vec(),
+            dir: tempfile::tempdir().unwrap(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    /// A crew whose nodes are all started.
+    pub fn started(names: &[&'static str], step_ms: u64) -> Self {
+        let mut crew = Self::new(names, step_ms);
+        for name in names {
+            crew.start(name);
+        }
+        crew
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where a node keeps a record.
+    pub fn state_file(&self, name: &str, record: &str) -> PathBuf {
+        self.folder(name).join("state").join(record)
+    }
+
+    /// Writes a node's configuration.
+    pub fn configure(&self, name: &str) -> PathBuf {
+        let folder = self.folder(name);
+        fs::create_dir_all(folder.join("run")).unwrap();
+        let (host, port, extra, step_ms) = (self.host, self.broker.port, self.broker_extra, self.step_ms);
+        let (state, run) = (folder.join("state"), folder.join("run"));
+        let (role, cluster) = if name == MASTER {
+            ("master", format!("[cluster]\nnodes = {:?}\n", &self.names[1..]))
+        } else {
+            ("node", String::new())
+        };
+        let text = format!(
+            "crew = \"bee\"\nnode = {name:?}\nrole = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n\
+             [broker]\nhost = {host:?}\nport = {port}\n{extra}\n[engine]\nstep_ms = {step_ms}\n{cluster}"
+        );
+        let path = folder.join("beehive.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts a node.
+    pub fn start(&mut self, name: &str) {
+        let config = self.configure(name);
+        let log = File::options().create(true).append(true).open(self.folder(name).join("log")).unwrap();
+        let child = clean(Command::new(BEEHIVE))
+            .args(["run", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        assert!(self.processes.insert(name.to_owned(), child).is_none(), "{name} runs already");
+    }
+
+    /// Ends a node as a power cut would.
+    pub fn kill(&mut self, name: &str) {
+        let mut child = self.processes.remove(name).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None, "{name} had ended by itself: {}", self.log(name));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Tells a node to end (SIGTERM), and says how it did and how long it took.
+    pub fn terminate(&mut self, name: &str) -> (ExitStatus, Duration) {
+        let mut child = self.processes.remove(name).unwrap();
+        let told = Instant::now();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let status = until(&format!("the end of {name}"), PATIENCE, || child.try_wait().unwrap());
+        (status, told.elapsed())
+    }
+
+    /// What a node wrote to standard error, in all its starts.
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.folder(name).join("log")).unwrap_or_default()
+    }
+
+    /// Waits until a node's log has `text`.
+    pub fn logged(&self, name: &str, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log(name).contains(text) {
+            assert!(Instant::now() < deadline, "{name} never wrote {text:?}:\n{}", self.log(name));
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// A command of the console, which is not started yet.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = clean(Command::new(BEEHIVE));
+        let broker = format!("127.0.0.1:{}", self.broker.port);
+        command.args(["--broker", &broker, "--crew", "bee", "--user", "ann", "--json"]).args(args);
+        if args.contains(&"--wait") {
+            command.args(["--timeout", OPERATION_S]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of the console to its end.
+    pub fn console(&self, args: &[&str]) -> Ended {
+        ended(&mut self.command(args))
+    }
+
+    /// Runs a command of the console beside the test.
+    pub fn console_beside(&self, args: &[&str]) -> tokio::task::JoinHandle<Ended> {
+        let mut command = self.command(args);
+        tokio::task::spawn_blocking(move || ended(&mut command))
+    }
+
+    /// The crew as `status` shows it.
+    pub fn status(&self) -> Value {
+        self.console(&["status"]).with(0)
+    }
+
+    /// Checks that the cluster is there and that every node is in it, and gives its id.
+    pub fn is_ready(&self) -> String {
+        let status = self.status();
+        assert_eq!(status["cluster"]["phase"], "ready", "{status:#}");
+        assert_eq!(status["operations"], serde_json::json!([]), "{status:#}");
+        let cluster = &status["cluster"]["id"];
+        let nodes = status["nodes"].as_array().unwrap();
+        assert_eq!(nodes.len(), self.names.len(), "{status:#}");
+        for node in nodes {
+            assert_eq!(node["presence"], "online", "{status:#}");
+            assert_eq!(node["membership"], "ready", "{status:#}");
+            assert_eq!(node["lifecycle"], "member", "{status:#}");
+            assert_eq!(node["slot"], "free", "{status:#}");
+            assert_eq!(node["running"], Value::Null, "{status:#}");
+            assert_eq!(node["engine"]["run"], "running", "{status:#}");
+            assert_eq!(&node["engine"]["cluster"], cluster, "{status:#}");
+        }
+        cluster.as_str().unwrap().to_owned()
+    }
+
+    /// Makes the cluster and gives its id.
+    pub fn create(&self) -> String {
+        let created = self.console(&["cluster", "create", "--wait"]).with(0);
+        assert_eq!(created["outcome"]["phase"], "done", "{created:#}");
+        self.is_ready()
+    }
+
+    /// A client that hears everything and knows nothing of beehive.
+    pub async fn listener(&self) -> Plain {
+        Plain::connect(self.broker.port, "listener", &["beehive/v1/bee/#"]).await
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            // it may have ended by itself
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for name in &self.names {
+                eprintln!("---- {name}\n{}", self.log(name));
+            }
+        }
+    }
+}
+
+fn clean(mut command: Command) -> Command {
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    Ended {
+        code: output.status.code().expect("ended by a signal"),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A command of the program that needs no crew.
+pub fn beehive(args: &[&str]) -> Ended {
+    ended(clean(Command::new(BEEHIVE)).args(args).stdin(Stdio::null()))
+}
+
+/// `beehive run` with a configuration that it refuses.
+pub fn run_refused(config: &Path) -> Ended {
+    beehive(&["run", "--config", config.to_str().unwrap()])
+}
+
+/// Whether a message reports a step of this kind in this state, of `node` where one is named.
+pub fn reports(message: &Publish, node: Option<&str>, kind: StepKind, state: StepState) -> bool {
+    let Some(Topic::OperationNode(id, of)) = topic(message) else { return false };
+    node.is_none_or(|node| of.as_str() == node)
+        && read::<OperationNode>(message, &Topic::OperationNode(id, of))
+            .is_some_and(|report| report.steps.iter().any(|step| step.step == kind && step.state == state))
+}
+
+/// An operation's phase, if the message is about one.
+pub fn phase(message: &Publish) -> Option<OperationPhase> {
+    let Some(Topic::Operation(id)) = topic(message) else { return None };
+    read::<OperationSummary>(message, &Topic::Operation(id)).map(|summary| summary.phase)
+}
+
+/// The state of `node`, if the message is that.
+pub fn state(message: &Publish, node: &str) -> Option<NodeState> {
+    read(message, &Topic::State(pi(node)))
+}
