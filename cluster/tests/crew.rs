@@ -251,7 +251,8 @@ fn storm(seed: u64) -> World {
         _ => {
             let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
             let shutdown = world.operation(OperationKind::Shutdown, None);
-            world.answer(&shutdown);
+            // the answer may get lost, and nobody is left to repeat it
+            world.run_until("begun", 300_000, |world| world.phase(&shutdown).is_some());
             world.run_for(calm_after);
             world.calm();
             world.run_until("the master is off", 600_000, |world| !world.pis[0].on || world.reported_lost(&name(1)));
