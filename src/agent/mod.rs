@@ -15,7 +15,7 @@ mod perform;
 mod show;
 
 use crate::clock::Clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Host, HostError, Notice};
 use crate::link::{Link, LinkEvent, RefusedKind};
@@ -31,7 +31,8 @@ use beehive_cluster::node::{EngineOutcome, Event, NodeConfig, NodeCore, NodeReco
 use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::Command;
 use beehive_mqtt::node::{
-    BrokerTrust, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PowerPhase, Role, Telemetry,
+    BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PowerPhase, Role,
+    Telemetry,
 };
 use beehive_mqtt::{HEARTBEAT_MS, NodeName, Text, Topic};
 use std::future::Future;
@@ -215,6 +216,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         telemetry_at: now,
         engine_seen: engine_seen.clone(),
     };
+    agent.start_engine_again();
     agent.publish_info();
     agent.node_actions(now, first);
     agent.node(now, Event::EngineSeen(engine_seen));
@@ -257,6 +259,21 @@ fn cluster(now: Instant) -> ClusterInstant {
 }
 
 impl Agent {
+    /// An agent that died between the engine's stop and the hand-over left a member with its engine stopped.
+    fn start_engine_again(&self) {
+        let stopped = self.engine_seen.cluster.is_some() && self.engine_seen.run == EngineRun::Stopped;
+        if !stopped {
+            return;
+        }
+        let future = self.engine.perform(EngineWork::Start);
+        tokio::spawn(async move {
+            match future.await {
+                Ok(done) => tracing::info!("the engine was found stopped: {}", done.detail),
+                Err(error) => tracing::error!("the engine was found stopped and does not start: {error}"),
+            }
+        });
+    }
+
     /// How long nothing is due.
     fn pause(&self) -> Duration {
         let now = self.clock.now();
@@ -351,7 +368,8 @@ impl Agent {
                         Gesture::Double => Some(Press::Double),
                         Gesture::PowerOff => Some(Press::PowerOff),
                         Gesture::Reset => Some(Press::Reset),
-                        Gesture::ResetArmed | Gesture::Cancelled | Gesture::Stuck => None,
+                        Gesture::Cancelled | Gesture::Stuck => Some(Press::Nothing),
+                        Gesture::ResetArmed => None,
                     };
                     if let Some(press) = press {
                         self.node(now, Event::Press(press));
