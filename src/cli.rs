@@ -40,7 +40,10 @@ pub enum Command {
     #[command(flatten)]
     Console(ConsoleCommand),
     /// Shows a whole crew on this machine: real agents and coordinator on simulated boards and a simulated engine
+    ///
+    /// In a terminal it draws the crew and takes keys; elsewhere, or with --script, it plays a scenario.
     #[cfg(feature = "demo")]
+    #[command(after_help = crate::demo::HELP)]
     Demo(DemoArgs),
     /// Prints the completions for a shell
     Completions {

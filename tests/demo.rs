@@ -123,8 +123,89 @@ fn network_and_double_press_and_single_nodes() {
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
 }
 
+/// Cuts at any moment, also of Pis whose link is just connecting: neither the embedded broker nor the crew is stopped by
+/// them, and the rebuild comes to its end.
 #[test]
-fn ctrl_c_ends_it_cleanly() {
+fn a_rebuild_survives_power_cuts_of_a_node_and_of_the_master() {
+    let script = "create\n\
+                  expect operation create done\n\
+                  mains 003 off\n\
+                  mains 003 on\n\
+                  press 003\n\
+                  expect node 003 machine on\n\
+                  mains 003 off\n\
+                  mains 003 on\n\
+                  press 003\n\
+                  expect node 003 machine on\n\
+                  mains 003 off\n\
+                  expect node 003 presence offline\n\
+                  mains 003 on\n\
+                  press 003\n\
+                  expect within 20s node 003 presence online\n\
+                  expect within 20s node all membership ready\n\
+                  rebuild\n\
+                  mains 001 off\n\
+                  expect node 001 presence offline\n\
+                  mains 001 on\n\
+                  press 001\n\
+                  expect within 60s operation rebuild done\n\
+                  expect within 20s node all membership ready\n\
+                  rebuild\n\
+                  mains 002 off\n\
+                  expect node 002 presence offline\n\
+                  mains 002 on\n\
+                  press 002\n\
+                  network 003 cut\n\
+                  expect node 003 presence offline\n\
+                  network 003 back\n\
+                  expect within 60s operation rebuild done\n\
+                  expect within 20s node all membership ready\n";
+    let (code, out, err) = play(&[], Some(script));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+}
+
+#[test]
+fn the_gesture_for_a_reset_takes_a_node_out_of_the_cluster() {
+    let script = "create\n\
+                  expect operation create done\n\
+                  expect node all membership ready\n\
+                  hold-reset 002\n\
+                  expect event gesture: reset_armed\n\
+                  expect node 002 lifecycle blank\n\
+                  expect node 002 membership blank\n\
+                  expect node 003 membership ready\n";
+    let (code, out, err) = play(&[], Some(script));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_a_failure() {
+    let state = tempfile::tempdir().unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_beehive"))
+        .arg("demo")
+        .env("TMPDIR", state.path())
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let err = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(err.contains("cannot be written to standard output"), "{err}");
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "a folder was left behind");
+}
+
+#[test]
+fn ctrl_c_and_a_closed_terminal_end_it_cleanly() {
+    use rustix::process::Signal;
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        ends_cleanly(signal, code);
+    }
+}
+
+fn ends_cleanly(signal: rustix::process::Signal, code: i32) {
     let state = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scene");
@@ -140,7 +221,7 @@ fn ctrl_c_ends_it_cleanly() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("operation create: done")));
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    rustix::process::kill_process(pid, signal).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(code));
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "a folder was left behind");
 }

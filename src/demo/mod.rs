@@ -17,11 +17,14 @@ mod world;
 
 use crate::cli::DemoArgs;
 use crate::console::ExitCode;
-use play::{Echo, Stage, Stop};
+use play::{Echo, Signals, Stage, Stop};
 use script::Script;
 use std::io::IsTerminal;
 use tokio::time::Instant;
 use world::{Pace, World};
+
+/// What `beehive demo --help` adds to the options.
+pub const HELP: &str = script::HELP;
 
 /// What is played where there is no terminal and no script.
 const SCENARIO: &str = include_str!("scenario.txt");
@@ -32,7 +35,8 @@ const SCENARIO_NODES: u8 = 3;
 /// How long a step of the engine takes where a person watches: long enough to follow.
 const STEP_IN_A_TERMINAL_MS: u64 = 400;
 
-/// What the shell calls an end by SIGINT and by SIGTERM.
+/// What the shell calls an end by SIGHUP, SIGINT and SIGTERM.
+const BY_HANG_UP: u8 = 129;
 const BY_INTERRUPT: u8 = 130;
 const BY_TERMINATE: u8 = 143;
 
@@ -50,6 +54,7 @@ pub async fn run(arguments: &DemoArgs) -> std::process::ExitCode {
         Ok(()) => ExitCode::Done.into(),
         Err(Stop::Interrupt) => BY_INTERRUPT.into(),
         Err(Stop::Terminate) => BY_TERMINATE.into(),
+        Err(Stop::HangUp) => BY_HANG_UP.into(),
         Err(Stop::Failed(why)) => {
             eprintln!("beehive: {why}");
             ExitCode::Failed.into()
@@ -83,13 +88,14 @@ fn read(arguments: &DemoArgs) -> anyhow::Result<Option<Script>> {
 }
 
 async fn perform(arguments: &DemoArgs, script: Option<&Script>, begun: Instant) -> Result<(), Stop> {
+    let signals = Signals::listen()?;
     let broker = broker::start()?;
     let (pace, echo) = match script {
         Some(_) => (Pace::quick(arguments.step_ms.unwrap_or(0)), Echo::Print),
         None => (Pace::real(arguments.step_ms.unwrap_or(STEP_IN_A_TERMINAL_MS)), Echo::Keep),
     };
     let (world, notes) = World::new(arguments.nodes, broker, pace)?;
-    let mut stage = Stage::new(world, notes, broker, begun, echo)?;
+    let mut stage = Stage::new(world, notes, broker, begun, echo, signals)?;
     stage.say("", &format!("{} nodes, broker at {broker}", arguments.nodes));
     let ended = match script {
         Some(script) => stage.play(script).await,

@@ -6,6 +6,7 @@ use super::world::{CREW, Machine, Note, World, node_name, short};
 use crate::console::model::{Applied, CrewView, EventSource, EventView, Seen, word};
 use crate::console::render::clean;
 use crate::link::{Link, LinkConfig, LinkEvent};
+use anyhow::Context;
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{Membership, OperationKind, OperationPhase};
 use beehive_mqtt::node::Connection;
@@ -36,6 +37,8 @@ pub(super) enum Stop {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGHUP: the terminal was closed.
+    HangUp,
     /// An expectation failed, or something that the script asked for was refused; says where, what, and what was seen.
     Failed(String),
     /// A defect, or a limit of this machine.
@@ -45,6 +48,36 @@ pub(super) enum Stop {
 impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Self {
         Self::Broken(error)
+    }
+}
+
+/// The signals that end the demo. Listened for before anything is there to be tidied up.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system has no room for that.
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.hang_up.recv() => Stop::HangUp,
+        }
     }
 }
 
@@ -98,8 +131,9 @@ pub(super) struct Stage {
     user: UserName,
     echo: Echo,
     begun: Instant,
-    interrupt: Signal,
-    terminate: Signal,
+    signals: Signals,
+    /// Why a line could not be printed.
+    unprinted: Option<std::io::Error>,
     events_known: u64,
     phases: BTreeMap<OperationId, OperationPhase>,
     /// Of each kind, the operation that began last.
@@ -128,6 +162,7 @@ impl Stage {
         broker: SocketAddr,
         begun: Instant,
         echo: Echo,
+        signals: Signals,
     ) -> anyhow::Result<Self> {
         let user: UserName = USER.parse().map_err(|error| anyhow::anyhow!("{USER}: {error}"))?;
         let (link, events) = console(broker, &user)?;
@@ -142,8 +177,8 @@ impl Stage {
             user,
             echo,
             begun,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            signals,
+            unprinted: None,
             events_known: 0,
             phases: BTreeMap::new(),
             latest: BTreeMap::new(),
@@ -163,7 +198,11 @@ impl Stage {
         let line = entry.line();
         match self.echo {
             // whoever closed the pipe still gets the exit code
-            Echo::Print => drop(crate::cli::print(format!("{line}\n").as_bytes())),
+            Echo::Print => {
+                if let Err(error) = crate::cli::print(format!("{line}\n").as_bytes()) {
+                    self.unprinted = Some(error);
+                }
+            }
             Echo::Keep => {}
         }
         self.since_deed.push(format!("{} {}", entry.who, entry.text));
@@ -175,10 +214,12 @@ impl Stage {
 
     /// Waits for the next thing that happens, until `until`.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Happened, Stop> {
+        if let Some(error) = self.unprinted.take() {
+            return Err(anyhow::Error::new(error).context("its lines cannot be written to standard output").into());
+        }
         tokio::select! {
             biased;
-            _ = self.interrupt.recv() => Err(Stop::Interrupt),
-            _ = self.terminate.recv() => Err(Stop::Terminate),
+            stop = self.signals.next() => Err(stop),
             Some(note) = self.notes.recv() => {
                 self.say(&format!("pi {}", short(&note.node)), &note.text);
                 Ok(Happened::News)
@@ -337,7 +378,7 @@ impl Stage {
         for line in &script.lines {
             self.line(line).await.map_err(|stop| match stop {
                 Stop::Failed(why) => Stop::Failed(format!("{}:{}: {}: {why}", script.name, line.number, line.text)),
-                Stop::Interrupt | Stop::Terminate | Stop::Broken(_) => stop,
+                Stop::Interrupt | Stop::Terminate | Stop::HangUp | Stop::Broken(_) => stop,
             })?;
         }
         Ok(())

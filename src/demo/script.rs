@@ -7,6 +7,27 @@ use beehive_mqtt::node::{Connection, Lifecycle, PowerPhase};
 use serde::de::DeserializeOwned;
 use std::fmt;
 
+/// The language in short, for `--help`.
+pub(super) const HELP: &str = "\
+Scripts: one statement a line, '#' begins a comment, NNN is a node's number
+  create | rebuild | reboot | reset | shutdown | abort | resume
+  node leave|join|drain|uncordon|reboot|shutdown|reset|identify NNN
+      asks the coordinator, as the console does; the script ends if it is refused,
+      unless 'try' stands before it
+  press|hold|double|hold-reset NNN    handles a button
+  mains NNN off|on                    pulls a plug, puts it back
+  network NNN cut|back                pulls a network cable, puts it back
+  restart console                     begins the console anew, with nothing known
+  expect [within 10s] node NNN|all membership|power|presence|lifecycle|machine WORD
+  expect [within 10s] cluster PHASE
+  expect [within 10s] operation KIND PHASE
+  expect [within 10s] event TEXT      waits, and fails when the time is up
+
+Keys of the live view are shown in it.
+
+Exit codes: 0 played or quit, 1 an expectation failed, 2 usage, 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM
+";
+
 /// How long an expectation waits where the script says nothing.
 pub(super) const WITHIN_S: u32 = 10;
 
@@ -111,8 +132,8 @@ impl std::error::Error for SyntaxError {}
 /// What is wrong, and what would be right.
 type Wrong = (String, String);
 
-const STATEMENTS: &str = "create, rebuild, reboot, reset, shutdown, abort, resume, node, press, hold, double, mains, \
-                          network, restart console, expect, and try before what is asked of the coordinator";
+const STATEMENTS: &str = "create, rebuild, reboot, reset, shutdown, abort, resume, node, press, hold, double, \
+                          hold-reset, mains, network, restart console, expect, and try before what is asked of the coordinator";
 const NODE_VERBS: &str = "node leave|join|drain|uncordon|reboot|shutdown|reset|identify NNN";
 const EXPECTATIONS: &str = "expect [within 10s] node NNN|all membership|power|presence|lifecycle|machine WORD, \
                             expect [within 10s] cluster PHASE, expect [within 10s] operation KIND PHASE, \
@@ -242,6 +263,7 @@ impl<'a> Reader<'a> {
             "press" => Statement::Press { press: Press::Short, node: self.node()? },
             "hold" => Statement::Press { press: Press::Hold, node: self.node()? },
             "double" => Statement::Press { press: Press::Double, node: self.node()? },
+            "hold-reset" => Statement::Press { press: Press::Reset, node: self.node()? },
             "mains" => {
                 let node = self.node()?;
                 let mains = match self.next("off, on")? {
@@ -362,6 +384,7 @@ mod tests {
             ("node leave 002", ask(OperationKind::NodeLeave, Some(2))),
             ("try abort  # comment", Statement::Ask { wish: Wish::Abort, refusal: Refusal::IsPrinted }),
             ("hold 3", Statement::Press { press: Press::Hold, node: 3 }),
+            ("hold-reset 3", Statement::Press { press: Press::Reset, node: 3 }),
             ("mains 003 off", Statement::Mains { node: 3, mains: Mains::Off }),
             ("network 001 back", Statement::Network { node: 1, network: Network::Up }),
             ("restart console", Statement::RestartConsole),

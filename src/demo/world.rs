@@ -107,6 +107,8 @@ pub(super) enum Press {
     Hold,
     /// Two taps.
     Double,
+    /// Held until a release arms the reset, then the tap that confirms it.
+    Reset,
 }
 
 /// Whether there is mains.
@@ -364,6 +366,11 @@ impl Pi {
             Press::Short => vec![(Level::Pressed, TAP_MS)],
             Press::Hold => vec![(Level::Pressed, u64::from(times.hold_ms) + HOLD_MORE_MS)],
             Press::Double => vec![(Level::Pressed, TAP_MS), (Level::Released, gap_ms), (Level::Pressed, TAP_MS)],
+            Press::Reset => vec![
+                (Level::Pressed, u64::from(times.reset_from_ms) + HOLD_MORE_MS),
+                (Level::Released, u64::from(times.confirm_after_ms) + HOLD_MORE_MS),
+                (Level::Pressed, TAP_MS),
+            ],
         };
         let pi = Arc::clone(self);
         self.crew.runtime.spawn(async move {
@@ -677,6 +684,8 @@ mod tests {
         for times in [thresholds, real.thresholds] {
             assert!(TAP_MS < u64::from(times.short_max_ms) && TAP_MS > u64::from(times.debounce_ms));
             assert!(u64::from(times.hold_ms) + HOLD_MORE_MS < u64::from(times.reset_from_ms));
+            assert!(u64::from(times.reset_from_ms) + HOLD_MORE_MS < u64::from(times.reset_until_ms));
+            assert!(u64::from(times.confirm_after_ms) + HOLD_MORE_MS < u64::from(times.confirm_within_ms));
         }
     }
 
