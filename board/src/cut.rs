@@ -66,7 +66,7 @@ pub const REMOUNT_WAIT_MS: u64 = 8_000;
 pub const CUT_LOW_MS: u64 = 2_000;
 
 /// systemd's limit for its shutdown hooks (`DEFAULT_TIMEOUT_USEC` in its `shutdown.c`).
-const HOOK_LIMIT_MS: u64 = 90_000;
+pub const HOOK_LIMIT_MS: u64 = 90_000;
 
 const _: () = assert!(REMOUNT_WAIT_MS + RELEASE_WAIT_MS + CUT_LOW_MS < HOOK_LIMIT_MS);
 
