@@ -25,7 +25,8 @@ pub const SHUTDOWN: Duration = Duration::from_secs(120);
 
 static FREE: (Mutex<u32>, Condvar) = (Mutex::new(MACHINES_AT_ONCE), Condvar::new());
 
-/// The right to run that many machines; taken in one go, so that two tests do not wait for each other's rest.
+/// The right to run that many machines; taken in one go, so that two tests do not wait for each other's rest. It counts
+/// within one process, as under `cargo test`; nextest has one a test, and `.config/nextest.toml` does the same there.
 pub struct Places(u32);
 
 impl Places {
