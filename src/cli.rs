@@ -33,6 +33,11 @@ pub struct Cli {
 pub enum Command {
     /// Runs the agent of this Pi, and the coordinator where the configuration says role = "master"
     Run(RunArgs),
+    /// Empties this node and stops its engine because the system is stopping; for beehive-drain.service
+    ///
+    /// It asks the agent on this Pi and waits until systemd may go on, for as long as the configuration's deadlines allow.
+    /// While the system is not stopping it does nothing.
+    Drain(RunArgs),
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),

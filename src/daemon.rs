@@ -1,13 +1,13 @@
 //! `beehive run`: the daemon of a real Pi. The agent always; on the master the coordinator too, which starts after the
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
-use crate::agent::{self, AgentParts, AgentSettings};
+use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
 use crate::config::Config;
 use crate::coordinator::{self, CoordinatorParts};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal;
-use crate::host::{Host, LinuxHost};
+use crate::host::{Doors, Host, LinuxHost};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, OwnPresence};
 use crate::store::Store;
@@ -16,7 +16,7 @@ use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{Audience, Topic};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long a drain of the simulated Kubernetes takes.
 const SIMULATED_DRAIN_MS: u64 = 500;
@@ -54,6 +54,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let settings = Settings { step_ms: config.engine.step_ms, ..Settings::default() };
     let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
     let board = hal::open(&config);
+    let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
     let (link, inbound) =
         Link::spawn(link_config(&config, config.node.as_str(), Audience::Node(config.node.clone()), presence));
@@ -65,13 +66,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store: store.clone(),
         link,
         inbound,
+        doors,
+        knocks,
     };
     let agent = agent::run(parts, ended(stop.clone()));
 
     match plane {
-        None => {
-            agent.await?;
-        }
+        None => ended_well(agent.await?)?,
         Some(plane) => {
             let (link, inbound) = coordinator_link(&config, start);
             let parts = CoordinatorParts {
@@ -82,13 +83,34 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 inbound,
             };
             // the agent's first actions are done before its future waits for the first time
-            let coordinator = coordinator::run(parts, ended(stop.clone()));
+            let over = Notify::new();
+            let agent = async {
+                let end = agent.await;
+                over.notify_one();
+                end
+            };
+            let stopped = async {
+                tokio::select! {
+                    () = ended(stop.clone()) => {}
+                    () = over.notified() => {}
+                }
+            };
+            let coordinator = coordinator::run(parts, stopped);
             let (agent, coordinator) = tokio::join!(biased; agent, coordinator);
-            agent?;
             coordinator?;
+            ended_well(agent?)?;
         }
     }
     Ok(())
+}
+
+fn ended_well(end: AgentEnd) -> anyhow::Result<()> {
+    match end {
+        AgentEnd::Stopped | AgentEnd::LinkEnded => Ok(()),
+        AgentEnd::CalledOff => Err(anyhow::anyhow!(
+            "a shutdown was announced and called off after this node was emptied; starting afresh brings its engine back"
+        )),
+    }
 }
 
 fn agent_settings(config: &Config, start: u32) -> AgentSettings {

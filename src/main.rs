@@ -4,6 +4,7 @@
 use beehive::cli::{self, Cli, Command, ConfigCommand};
 use beehive::config::Config;
 use beehive::console::{self, ExitCode};
+use beehive::host::doors::{self, Drained};
 use clap::Parser;
 use std::future::Future;
 use std::io::IsTerminal;
@@ -23,6 +24,10 @@ fn main() -> std::process::ExitCode {
                 Err(error) => complain(ExitCode::Usage, &error),
             }
         }
+        Command::Drain(arguments) => match Config::load(&arguments.config) {
+            Ok(config) => drained(&doors::drain(&config.run_dir, config.power.inhibit_ms())),
+            Err(error) => complain(ExitCode::Usage, &error),
+        },
         Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
             Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),
             Err(error) => complain(ExitCode::Usage, &error),
@@ -64,6 +69,25 @@ fn block_on<F: Future>(future: F) -> Option<F::Output> {
             None
         }
     }
+}
+
+/// What the drain unit's journal says. A shutdown goes on either way.
+fn drained(how: &Drained) -> ExitCode {
+    match how {
+        Drained::Done => eprintln!("beehive: this node is emptied and its engine stopped; systemd goes on"),
+        Drained::NotStopping { state } => {
+            eprintln!("beehive: nothing to drain: the system is not stopping (systemd says {state:?})");
+        }
+        Drained::Alone { reason } => {
+            eprintln!("beehive: not drained: {reason}; systemd stops the engine's own unit");
+            return ExitCode::Failed;
+        }
+        Drained::TimedOut => {
+            eprintln!("beehive: not drained: the agent did not end in time");
+            return ExitCode::Failed;
+        }
+    }
+    ExitCode::Done
 }
 
 fn outcome(result: anyhow::Result<()>) -> ExitCode {

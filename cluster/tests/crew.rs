@@ -8,6 +8,7 @@ use beehive_cluster::node::Press;
 use beehive_mqtt::RequestId;
 use beehive_mqtt::console::{Ask, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
+use beehive_mqtt::node::PowerGoal;
 use harness::{Faults, Kept, Random, World, name};
 
 fn created(seed: u64, nodes: usize) -> World {
@@ -179,7 +180,11 @@ fn storm(seed: u64) -> World {
                 let pause = random.between(100, 40_000);
                 world.run_for(pause);
                 let whom = usize::try_from(random.between(1, nodes as u64 - 1)).unwrap();
-                match random.below(5) {
+                match random.below(6) {
+                    5 => {
+                        let goal = [PowerGoal::Reboot, PowerGoal::PowerOff][usize::from(random.below(2) == 0)];
+                        world.system_stops(whom, goal);
+                    }
                     0 => world.press(whom, Press::Double),
                     1 => world.press(whom, Press::PowerOff),
                     2 => {
@@ -216,12 +221,13 @@ fn storm(seed: u64) -> World {
             }
         }
         9 => {
-            let press = match random.below(3) {
-                0 => Press::Double,
-                1 => Press::PowerOff,
-                _ => Press::Reset,
-            };
-            world.press(victim, press);
+            match random.below(5) {
+                0 => world.press(victim, Press::Double),
+                1 => world.press(victim, Press::PowerOff),
+                2 => world.press(victim, Press::Reset),
+                3 => world.system_stops(victim, PowerGoal::Reboot),
+                _ => world.system_stops(victim, PowerGoal::PowerOff),
+            }
             world.run_for(calm_after);
             world.calm();
             world.run_for(400_000);

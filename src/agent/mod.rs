@@ -17,7 +17,7 @@ mod show;
 use crate::clock::Clock;
 use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
-use crate::host::{Host, HostError, Notice};
+use crate::host::{Doors, Host, HostError, Knock, Notice};
 use crate::link::{Link, LinkEvent, RefusedKind};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
@@ -71,6 +71,10 @@ pub struct AgentParts {
     pub link: Link,
     /// What comes from there.
     pub inbound: mpsc::Receiver<LinkEvent>,
+    /// Lets a shutdown of somebody else's go on.
+    pub doors: Doors,
+    /// Such shutdowns.
+    pub knocks: mpsc::Receiver<Knock>,
 }
 
 /// What never changes while an agent runs.
@@ -103,6 +107,8 @@ pub enum AgentEnd {
     Stopped,
     /// The link to the broker ended for good, which only happens at an end that was ordered elsewhere.
     LinkEnded,
+    /// A shutdown was announced and called off: the engine may be stopped and the node cordoned, which a new start mends.
+    CalledOff,
 }
 
 /// What comes back from what runs beside the loop.
@@ -119,6 +125,7 @@ struct Agent {
     host: Arc<dyn Host>,
     store: Store,
     link: Link,
+    doors: Doors,
     core: NodeCore,
     sequencer: Sequencer,
     recogniser: Option<Recogniser>,
@@ -155,7 +162,7 @@ struct Agent {
 /// # Errors
 /// If its record cannot be read or written at the start: without it a command could run twice.
 pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::Result<AgentEnd> {
-    let AgentParts { settings, mut board, engine, host, store, link, mut inbound } = parts;
+    let AgentParts { settings, mut board, engine, host, store, link, mut inbound, doors, mut knocks } = parts;
     let clock = Clock;
     let now = clock.now();
     let record: NodeRecord = store.load(RECORD)?.unwrap_or_default();
@@ -188,6 +195,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         host,
         store,
         link,
+        doors,
         core,
         recogniser,
         shim,
@@ -238,6 +246,13 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
                 None => return Ok(AgentEnd::LinkEnded),
             },
             Some(outcome) = outcomes_in.recv() => agent.outcome(outcome),
+            Some(knock) = knocks.recv() => match agent.knock(knock) {
+                Some(end) => {
+                    agent.link.close("the shutdown was called off").await;
+                    return Ok(end);
+                }
+                None => {}
+            },
             () = tokio::time::sleep(pause) => {}
         }
         let now = agent.clock.now();
@@ -376,6 +391,33 @@ impl Agent {
                     }
                 }
             }
+        }
+    }
+
+    // ---- somebody else's shutdown
+
+    fn knock(&mut self, knock: Knock) -> Option<AgentEnd> {
+        let now = self.clock.now();
+        match knock {
+            Knock::Stopping(door) => {
+                match self.phase {
+                    PowerPhase::Running | PowerPhase::Grace => {
+                        self.tell(NodeEventKind::Power, &format!("the system is stopping ({})", door.as_str()));
+                    }
+                    // our own hand-over comes back to us, or the other door
+                    PowerPhase::Draining | PowerPhase::Stopping | PowerPhase::HandingOver | PowerPhase::Halted => {}
+                }
+                self.node(now, Event::SystemStopping);
+                None
+            }
+            Knock::CalledOff => match self.phase {
+                PowerPhase::Running => None,
+                PowerPhase::Grace
+                | PowerPhase::Draining
+                | PowerPhase::Stopping
+                | PowerPhase::HandingOver
+                | PowerPhase::Halted => Some(AgentEnd::CalledOff),
+            },
         }
     }
 

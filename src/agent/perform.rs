@@ -49,6 +49,7 @@ impl Agent {
                     self.power(now, request);
                 }
                 Action::CancelPower => self.power(now, power::Event::Cancel),
+                Action::FollowSystem => self.power(now, power::Event::SystemStopping),
                 Action::Prepared => self.power(now, power::Event::Prepared),
                 Action::Identify { seconds } => self.show_identify(now, u64::from(seconds) * 1_000),
                 Action::ShowStatus => self.show_status(now),
@@ -71,8 +72,11 @@ impl Agent {
                 power::Action::ForceHandOver(goal) => self.hand_over(now, goal, Strength::Forced),
                 // kept with the phase, by the node's core
                 power::Action::Store { .. } => {}
-                // no inhibitor is held yet: systemd goes on by itself
-                power::Action::Yield => {}
+                power::Action::Yield => {
+                    // fresh for the hook, which runs when we are gone
+                    self.write_feed(now);
+                    self.doors.let_go();
+                }
             }
         }
     }
@@ -140,6 +144,8 @@ impl Agent {
     fn hand_over(&mut self, now: Instant, goal: Goal, strength: Strength) {
         // fresh for the hook, which runs when we are gone
         self.write_feed(now);
+        // our own inhibitor would hold up our own shutdown
+        self.doors.let_go();
         let future = self.host.hand_over(goal, strength);
         let outcomes = self.outcomes.clone();
         tokio::spawn(async move {

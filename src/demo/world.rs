@@ -14,6 +14,7 @@ use crate::coordinator::{self, CoordinatorParts};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal::simulated::{SimulatedBoard, SimulatedKnobs};
+use crate::host::Doors;
 use crate::host::simulated::HandOver;
 use crate::host::{Host, SimulatedHost};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
@@ -525,6 +526,8 @@ impl Pi {
         let settings = Settings { step_ms: pace.step_ms, ..Settings::default() };
         let engine = SimulatedEngine::new(self.node.clone(), store.clone(), plane.clone(), settings)?;
         let (board, knobs) = SimulatedBoard::build();
+        // this machine has no systemd that others could ask
+        let (doors, _nobody, knocks) = Doors::unattended();
         let presence = OwnPresence { topic: Topic::Presence(self.node.clone()), start };
         let (link, inbound) = self.link(self.node.as_str(), Audience::Node(self.node.clone()), presence);
         let mut links = vec![link.clone()];
@@ -546,6 +549,8 @@ impl Pi {
             store: store.clone(),
             link,
             inbound,
+            doors,
+            knocks,
         };
         let coordinator = plane.map(|plane| {
             let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
@@ -635,6 +640,7 @@ async fn work(
         end = &mut services => match end? {
             AgentEnd::Stopped => anyhow::bail!("it stopped without being told to"),
             AgentEnd::LinkEnded => anyhow::bail!("its link ended"),
+            AgentEnd::CalledOff => anyhow::bail!("a shutdown was called off that nobody here can call off"),
         },
         Some(HandOver { goal, .. }) = hand_overs.recv() => {
             // as systemd's SIGTERM

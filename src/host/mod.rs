@@ -3,8 +3,10 @@
 //! | module | host |
 //! | --- | --- |
 //! | [`linux`] | a Pi: `/proc`, logind over D-Bus, systemd's notify socket |
+//! | [`doors`] | its inhibitor and its drain unit: shutdowns that somebody else started |
 //! | [`simulated`] | none: a channel that tells the demo what was asked for |
 
+pub mod doors;
 pub mod linux;
 pub mod simulated;
 
@@ -13,6 +15,7 @@ use beehive_board::power::Goal;
 use beehive_mqtt::BootId;
 use futures_util::future::BoxFuture;
 
+pub use doors::{Door, Doors, Knock};
 pub use linux::LinuxHost;
 pub use simulated::SimulatedHost;
 

@@ -103,6 +103,8 @@ pub enum Event {
         /// Who or what asked.
         reason: Text<32>,
     },
+    /// The system is going down or restarts because somebody else wants it, and waits for us. It may be said more than once.
+    SystemStopping,
     /// The power sequencer wants the node emptied; [`Action::Prepared`] answers it.
     PrepareAsked {
         /// For what.
@@ -209,6 +211,9 @@ pub enum Action {
     },
     /// Call the sequence off; it is in its grace time.
     CancelPower,
+    /// Tell the power sequencer that the system is stopping by itself: the node is emptied and the engine stopped once, and
+    /// then systemd goes on.
+    FollowSystem,
     /// Tell the sequencer that the node is empty, or that nobody will empty it.
     Prepared,
     /// Blink so that somebody finds this Pi.
@@ -438,6 +443,8 @@ impl NodeCore {
             Event::ButtonDown => self.button_down(now, &mut actions),
             Event::Press(press) => self.press(now, press, &mut actions),
             Event::Power { phase, goal, reason } => self.power(phase, goal, reason),
+            // never refused: it happens anyway, and what runs is settled by the next boot
+            Event::SystemStopping => actions.push(Action::FollowSystem),
             Event::PrepareAsked { goal, reason, deadline_ms } => {
                 self.prepare(now, goal, reason, deadline_ms, &mut actions);
             }
@@ -474,7 +481,7 @@ impl NodeCore {
         let is_due = |action: &Action| match action {
             // its command may have expired meanwhile
             Action::Engine { token, .. } => work.is_some_and(|(mine, _)| mine == *token),
-            Action::Power { .. } | Action::Prepared => true,
+            Action::Power { .. } | Action::Prepared | Action::FollowSystem => true,
             Action::Store(_)
             | Action::Result(_)
             | Action::Request(_)

@@ -14,7 +14,7 @@ use beehive_cluster::{Destruction, Instant};
 use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode};
 use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary};
-use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, Presence};
+use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
 use beehive_mqtt::{ClusterId, CommandId, NodeName, RequestId, Text, Topic, UserName, decode, encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -492,6 +492,14 @@ impl World {
         self.note(format!("{} pressed: {press:?}", self.pis[index].name));
         self.node(index, beehive_cluster::node::Event::ButtonDown);
         self.node(index, beehive_cluster::node::Event::Press(press));
+    }
+
+    /// Somebody stops or restarts the system of a Pi; both doors say so.
+    pub(crate) fn system_stops(&mut self, index: usize, goal: PowerGoal) {
+        self.note(format!("the system of {} is stopped by somebody: {goal:?}", self.pis[index].name));
+        self.pis[index].system_stops = Some(goal);
+        self.node(index, beehive_cluster::node::Event::SystemStopping);
+        self.node(index, beehive_cluster::node::Event::SystemStopping);
     }
 
     fn disaster(&mut self) {

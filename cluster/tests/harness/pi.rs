@@ -54,6 +54,8 @@ pub(crate) struct Pi {
     pub(crate) timer: u32,
     /// Until then nothing of it gets through to the broker and nothing from there to it.
     pub(crate) cut_until: u64,
+    /// What somebody else's shutdown, which waits for this Pi, is for.
+    pub(crate) system_stops: Option<PowerGoal>,
     /// systemd was asked to shut down.
     handed_over: bool,
     revision: u32,
@@ -84,6 +86,7 @@ impl Pi {
             reason: Text::new(),
             timer: 0,
             cut_until: 0,
+            system_stops: None,
             handed_over: false,
             revision: 0,
             tick_at: None,
@@ -118,6 +121,7 @@ impl World {
         pi.phase = PowerPhase::Running;
         pi.goal = None;
         pi.handed_over = false;
+        pi.system_stops = None;
         let name = pi.name.clone();
         self.note(format!("{name} boots"));
         self.start_agent(index);
@@ -340,6 +344,11 @@ impl World {
                         self.enter(index, PowerPhase::Running);
                     }
                 }
+                // as the sequencer has it: emptied and stopped once, whatever the door, and no way back
+                Action::FollowSystem => {
+                    let reason = Text::cut("system");
+                    self.power_request(index, PowerGoal::Reboot, reason, Grace::None, Preparation::Needed);
+                }
                 Action::Prepared => {
                     if self.pis[index].phase == PowerPhase::Draining {
                         self.enter(index, PowerPhase::Stopping);
@@ -428,7 +437,9 @@ impl World {
             }
             PowerPhase::HandingOver => {
                 let name = pi.name.clone();
-                let reboot = pi.goal == Some(PowerGoal::Reboot);
+                // the stricter of ours and of systemd's own
+                let off = [pi.goal, pi.system_stops].contains(&Some(PowerGoal::PowerOff));
+                let reboot = !off;
                 self.note(format!("{name} goes down"));
                 if !reboot {
                     self.went_off.push(name);
