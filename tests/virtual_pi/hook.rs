@@ -75,3 +75,65 @@ fn only_a_power_off_arms_the_cut() {
     machine.ctl("system systemctl reboot");
     machine.wait_off(SHUTDOWN).was_not_cut().said("this is not a power-off");
 }
+
+/// A loop device on a file of the card and an overlay whose upper layer is on the card, both with a file that a process
+/// which systemd spares holds open for writing: neither can be unmounted, and nothing of them is writable at the cut.
+#[test]
+fn a_loop_mount_and_an_overlay_are_made_read_only_before_the_cut() {
+    let _place = Places::take(1);
+    let card = Card::with_hook_only("hook-layers").module("drivers/block/loop.ko").module("fs/overlayfs/overlay.ko");
+    let machine = boot(&card);
+    write_feed(&machine, "shim");
+    machine.ctl("system insmod /loop.ko");
+    machine.ctl("system insmod /overlay.ko");
+    machine.ctl("system sh -c 'truncate -s 8M /loop.img; mkfs.ext4 -q /loop.img; mkdir /lower /upper /work /merged'");
+    machine.ctl("system mount -o loop /loop.img /mnt");
+    machine.ctl("system mount -t overlay overlay -o lowerdir=/lower,upperdir=/upper,workdir=/work /merged");
+    for file in ["/mnt/file", "/merged/file"] {
+        machine.ctl(&format!("busy {file}"));
+        while machine.try_ctl(&format!("test -e /proc/1/root{file}")).is_none() {}
+    }
+    machine.ctl("system systemctl poweroff");
+    let off = machine.wait_off(SHUTDOWN);
+    off.was_cut().holds_clean_image("/loop.img").said("is still writable: remounting everything read-only");
+}
+
+/// A flag of another boot arms nothing: somebody copied `/run`, or wrote it by hand.
+#[test]
+fn a_flag_of_another_boot_cuts_nothing() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-stale"));
+    write_feed(&machine, "shim");
+    machine.ctl("system systemctl mask --runtime --quiet beehive-poweroff-flag.service");
+    machine.ctl("echo 00000000-0000-4000-8000-000000000000 >/proc/1/root/run/beehive/poweroff");
+    machine.ctl("system systemctl poweroff");
+    machine.wait_off(SHUTDOWN).was_not_cut().said("is not of this boot");
+}
+
+/// A button that is never let go keeps the SHIM's switch closed: after 75 s the hook gives up, and says so. And a feed
+/// record that is too old says nothing.
+#[test]
+fn a_button_that_stays_down_is_not_waited_for_for_ever() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-held"));
+    write_feed(&machine, "shim");
+    machine.ctl("hold");
+    machine.ctl("system systemctl poweroff");
+    machine.wait_console("beehive-cut: the button is held", SHUTDOWN);
+    let waited = std::time::Instant::now();
+    let off = machine.wait_off(2 * SHUTDOWN);
+    off.was_not_cut().said("a held button defeats the cut");
+    // it waited for most of a minute at least, by any clock
+    assert!(waited.elapsed() > std::time::Duration::from_secs(45), "it gave up after {:?}", waited.elapsed());
+}
+
+/// Without a record of the feed, or with one that is too old, nobody knows whether the cut would work.
+#[test]
+fn a_feed_that_nobody_vouches_for_is_not_cut() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-feed"));
+    // of the instant of the boot; it is fresh for ten minutes, so the clock of the record is put into the future
+    machine.ctl("printf 'feed=shim\\nevidence=by hand\\nboottime_ms=999999999\\n' >/proc/1/root/run/beehive/feed");
+    machine.ctl("system systemctl poweroff");
+    machine.wait_off(SHUTDOWN).was_not_cut().said("the power stays on");
+}

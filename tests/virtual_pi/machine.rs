@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,12 +75,13 @@ pub struct Card {
     files: BTreeMap<String, String>,
     daemon: bool,
     second_disk: bool,
+    modules: Vec<&'static str>,
 }
 
 impl Card {
     /// The final hook and the units that arm it, without the daemon: a test writes the feed record itself.
     pub fn with_hook_only(name: &str) -> Self {
-        Self { name: name.to_owned(), files: BTreeMap::new(), daemon: false, second_disk: false }
+        Self { name: name.to_owned(), files: BTreeMap::new(), daemon: false, second_disk: false, modules: Vec::new() }
     }
 
     /// All of `hardware/rootfs` with both programs, and this configuration.
@@ -92,6 +94,12 @@ impl Card {
     /// An empty ext4 beside the card, as `/dev/vdb`; not mounted.
     pub fn second_disk(self) -> Self {
         Self { second_disk: true, ..self }
+    }
+
+    /// The kernel's module `kernel/PATH.ko` as `/PATH.ko` without its folders, for `insmod`.
+    pub fn module(mut self, path: &'static str) -> Self {
+        self.modules.push(path);
+        self
     }
 
     /// Builds the image in `dir`.
@@ -111,12 +119,27 @@ impl Card {
         if self.daemon {
             place(&program("beehive"), &files.join("usr/bin/beehive"));
         }
+        for module in &self.modules {
+            let name = Path::new(module).file_name().unwrap();
+            fs::copy(kernel_module(module), files.join(name)).unwrap();
+        }
         let image = dir.join("card.img");
         let built = Command::new(kit("rootfs")).args(["-n", &self.name]).arg(&image).arg(&files).status().unwrap();
         assert!(built.success(), "hardware/virtual-pi/rootfs failed for {}", self.name);
         fs::remove_dir_all(&files).unwrap();
         image
     }
+}
+
+/// A module of the kernel that the kit keeps in its cache.
+fn kernel_module(path: &str) -> PathBuf {
+    let cache = std::env::var_os("BEEHIVE_VPI")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/beehive-virtual-pi"));
+    let kernels = fs::read_dir(cache.join("kernel/lib/modules")).unwrap();
+    let folder =
+        kernels.filter_map(|entry| Some(entry.ok()?.path())).find(|path| path.join("kernel").is_dir()).unwrap();
+    folder.join("kernel").join(path)
 }
 
 fn place(from: &Path, to: &Path) {
@@ -150,6 +173,8 @@ impl Hat {
 struct Console {
     lines: Mutex<Vec<String>>,
     more: Condvar,
+    /// The machine is off: nothing more comes.
+    over: AtomicBool,
 }
 
 impl Console {
@@ -164,7 +189,8 @@ pub struct Machine {
     disks: Vec<PathBuf>,
     child: Child,
     console: Arc<Console>,
-    dir: TempDir,
+    /// Taken when the machine is off.
+    dir: Option<TempDir>,
 }
 
 impl Machine {
@@ -172,23 +198,28 @@ impl Machine {
     pub fn boot(card: &Card, hat: Hat) -> Self {
         // a short path: DIR/control is a socket
         let dir = tempfile::Builder::new().prefix("vpi-").tempdir().unwrap();
-        let image = card.write(dir.path());
+        let mut disks = vec![card.write(dir.path())];
+        if card.second_disk {
+            let disk = dir.path().join("disk.img");
+            let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
+            assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
+            disks.push(disk);
+        }
+        Self::start(card.name.clone(), dir, disks, hat)
+    }
+
+    fn start(name: String, dir: TempDir, disks: Vec<PathBuf>, hat: Hat) -> Self {
         let mut command = Command::new(kit("boot-system"));
         command
             .args(["-c", "-keep", "-t", "540", "-d"])
             .arg(dir.path())
             .args(["-a", "systemd.show_status=1", "-a", &hat.kernel_arguments()])
-            .arg(&image)
+            .arg(&disks[0])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut disks = vec![image];
-        if card.second_disk {
-            let disk = dir.path().join("disk.img");
-            let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
-            assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
+        if let Some(disk) = disks.get(1) {
             let drive = format!("file={},if=none,format=raw,id=d1", disk.display());
             command.args(["--", "-drive", &drive, "-device", "virtio-blk-device,drive=d1"]);
-            disks.push(disk);
         }
         let mut child = command.spawn().unwrap();
         let console = Arc::new(Console::default());
@@ -200,15 +231,23 @@ impl Machine {
                 writer.lines().push(line);
                 writer.more.notify_all();
             }
+            let lines = writer.lines();
+            writer.over.store(true, Ordering::Release);
+            drop(lines);
+            writer.more.notify_all();
         });
-        Self { name: card.name.clone(), disks, child, console, dir }
+        Self { name, disks, child, console, dir: Some(dir) }
+    }
+
+    fn folder(&self) -> &Path {
+        self.dir.as_ref().map(TempDir::path).unwrap()
     }
 
     /// Runs a command in the guest's outside world (`hardware/virtual-pi/guest/commands`), waiting until it answers.
     /// `None` if it failed or the machine is off.
     pub fn try_ctl(&self, command: &str) -> Option<String> {
         let seconds = BOOT.as_secs().to_string();
-        let output = Command::new(kit("ctl")).arg(self.dir.path()).args(["-w", &seconds, command]).output().unwrap();
+        let output = Command::new(kit("ctl")).arg(self.folder()).args(["-w", &seconds, command]).output().unwrap();
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
@@ -246,7 +285,7 @@ impl Machine {
                 return at;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.console.over.load(Ordering::Acquire) {
                 drop(lines);
                 self.fail(&format!("the console never said `{text}`"));
             }
@@ -266,6 +305,18 @@ impl Machine {
             }
             thread::sleep(Duration::from_millis(100));
         };
+        self.ended(status, deadline)
+    }
+
+    /// Waits for what a kernel says that halts and stays on; then somebody pulls the plug.
+    pub fn wait_halted(mut self, limit: Duration) -> Off {
+        self.wait_console("System halted", limit);
+        self.pull_the_plug();
+        let status = self.child.wait().unwrap();
+        self.ended(status, Instant::now() + limit)
+    }
+
+    fn ended(mut self, status: ExitStatus, deadline: Instant) -> Off {
         // the reader of the console holds the other reference until it has read the end
         while Arc::strong_count(&self.console) > 1 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
@@ -276,6 +327,15 @@ impl Machine {
             status,
             console: self.console.lines().clone(),
             file_systems: self.disks.iter().map(check).collect(),
+            disks: self.disks.clone(),
+            dir: self.dir.take().unwrap(),
+        }
+    }
+
+    fn pull_the_plug(&self) {
+        // the child is the time limit around QEMU, which passes this signal on and ends with it
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
     }
 
@@ -287,11 +347,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // the child is the time limit around QEMU, which passes this signal on and ends with it
         if matches!(self.child.try_wait(), Ok(None)) {
-            if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
+            self.pull_the_plug();
             let _ = self.child.wait();
         }
     }
@@ -308,9 +365,16 @@ pub struct Off {
     status: ExitStatus,
     console: Vec<String>,
     file_systems: Vec<Option<i32>>,
+    disks: Vec<PathBuf>,
+    dir: TempDir,
 }
 
 impl Off {
+    /// Switches the machine on again, with the same card.
+    pub fn boot_again(self, hat: Hat) -> Machine {
+        Machine::start(self.name, self.dir, self.disks, hat)
+    }
+
     fn count(&self, text: &str) -> usize {
         self.console.iter().filter(|line| line.contains(text)).count()
     }
@@ -344,10 +408,27 @@ impl Off {
         self.stayed_high().was_clean()
     }
 
+    /// The machine halted, BCM4 never moved, and the file systems were clean.
+    pub fn halted_clean(&self) -> &Self {
+        self.check(self.count("shim: BCM4") == 0, "BCM4 moved");
+        self.was_clean()
+    }
+
     /// The machine went off by itself and BCM4 never moved.
     pub fn stayed_high(&self) -> &Self {
         self.check(self.status.success(), &format!("QEMU ended with {}", self.status));
         self.check(self.count("shim: BCM4") == 0, "BCM4 moved");
+        self
+    }
+
+    /// The image that lies as a file on the card is clean too.
+    pub fn holds_clean_image(&self, path: &str) -> &Self {
+        let copy = self.dir.path().join("within.img");
+        let dump = format!("dump {path} {}", copy.display());
+        let dumped = Command::new("/sbin/debugfs").args(["-R", &dump]).arg(&self.disks[0]).output().unwrap();
+        self.check(copy.is_file(), &format!("{path} is not on the card: {}", String::from_utf8_lossy(&dumped.stderr)));
+        let status = Command::new("/sbin/e2fsck").arg("-fn").arg(&copy).output().unwrap().status.code();
+        self.check(status == Some(0), &format!("e2fsck -fn said {status:?} of {path}"));
         self
     }
 

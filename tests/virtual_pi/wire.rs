@@ -32,7 +32,8 @@ impl Heard {
 
 /// A broker and everything that was said over it.
 pub struct Wire {
-    broker: Mosquitto,
+    broker: Mutex<Mosquitto>,
+    port: u16,
     heard: Arc<Heard>,
 }
 
@@ -40,6 +41,7 @@ impl Wire {
     /// Starts a broker and listens to all of the crew's topics.
     pub fn start() -> Self {
         let broker = Mosquitto::start();
+        let port = broker.port;
         let mut options = MqttOptions::new("watcher", "127.0.0.1", broker.port);
         options.set_max_packet_size(256 * 1024, 256 * 1024);
         let (client, mut connection) = Client::new(options, 16);
@@ -59,7 +61,7 @@ impl Wire {
                 }
             }
         });
-        Self { broker, heard }
+        Self { broker: Mutex::new(broker), port, heard }
     }
 
     /// The configuration of a node that speaks over this broker.
@@ -67,8 +69,23 @@ impl Wire {
         format!(
             "crew = \"{CREW}\"\nnode = \"{node}\"\nrole = \"{role}\"\n\n[broker]\nhost = \"10.0.2.2\"\nport = {}\n\
              insecure_test_broker = true\n\n{rest}",
-            self.broker.port
+            self.port
         )
+    }
+
+    /// The broker's port on this machine's loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends the broker.
+    pub fn end_broker(&self) {
+        self.broker.lock().unwrap_or_else(PoisonError::into_inner).kill();
+    }
+
+    /// How many messages from `from` on `wanted` holds for.
+    pub fn count(&self, from: usize, wanted: impl Fn(&Topic, &[u8]) -> bool) -> usize {
+        self.heard.messages().iter().skip(from).filter(|(topic, payload)| wanted(topic, payload)).count()
     }
 
     /// The place of the first message from `from` on that `wanted` holds for; waits for it.
@@ -143,20 +160,23 @@ impl Wire {
 
     /// How many events of a kind a node told.
     pub fn count_events(&self, node: &str, kind: NodeEventKind) -> usize {
-        let mine = |topic: &Topic| is_of(topic, node) && matches!(topic, Topic::Event(_));
-        let messages = self.heard.messages();
-        messages
-            .iter()
-            .filter(|(topic, payload)| {
-                mine(topic) && read::<NodeEvent>(payload).is_some_and(|event| event.kind == kind)
-            })
-            .count()
+        self.count_events_since(0, node, kind, "")
+    }
+
+    /// The same from message `from` on, for events whose detail contains `detail`.
+    pub fn count_events_since(&self, from: usize, node: &str, kind: NodeEventKind, detail: &str) -> usize {
+        self.count(from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::Event(_))
+                && read::<NodeEvent>(payload)
+                    .is_some_and(|event| event.kind == kind && event.detail.as_str().contains(detail))
+        })
     }
 
     /// Runs the ops console.
     pub fn console(&self, words: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_beehive"))
-            .args(["--broker", &format!("127.0.0.1:{}", self.broker.port), "--crew", CREW, "--user", "test"])
+            .args(["--broker", &format!("127.0.0.1:{}", self.port), "--crew", CREW, "--user", "test"])
             .args(["--timeout", "300"])
             .args(words)
             .output()
