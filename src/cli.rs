@@ -38,6 +38,11 @@ pub enum Command {
     /// It asks the agent on this Pi and waits until systemd may go on, for as long as the configuration's deadlines allow.
     /// While the system is not stopping it does nothing.
     Drain(RunArgs),
+    /// Gives back what a daemon that has ended left behind: the triggers of the Pi's LEDs, the PoE HAT's fan at full speed
+    ///
+    /// systemd runs it after each end of the daemon, so that a killed one harms nobody. Beside a daemon that runs it must
+    /// not be used.
+    GiveBack(RunArgs),
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -44,6 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
              engine is the simulated one"
         );
     }
+    full_speed_on_panic(&config);
     let store = Store::open(&config.state_dir)?;
     let start = store.counter("start")?;
     let host = Arc::new(LinuxHost::new(&config.run_dir)?);
@@ -111,6 +112,18 @@ fn ended_well(end: AgentEnd) -> anyhow::Result<()> {
             "a shutdown was announced and called off after this node was emptied; starting afresh brings its engine back"
         )),
     }
+}
+
+/// A panic ends the process at once (profile `pi`), so nothing is dropped: the fan is seen to here.
+fn full_speed_on_panic(config: &Config) {
+    let config = config.clone();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Err(error) = hal::give_back::fan_to_full_speed(&config) {
+            eprintln!("beehive: {error}");
+        }
+        before(panic);
+    }));
 }
 
 fn agent_settings(config: &Config, start: u32) -> AgentSettings {

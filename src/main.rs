@@ -28,6 +28,13 @@ fn main() -> std::process::ExitCode {
             Ok(config) => drained(&doors::drain(&config.run_dir, config.power.inhibit_ms())),
             Err(error) => complain(ExitCode::Usage, &error),
         },
+        Command::GiveBack(arguments) => {
+            log("info");
+            match Config::load(&arguments.config) {
+                Ok(config) => given_back(beehive::hal::give_back::everything(&config)),
+                Err(error) => complain(ExitCode::Usage, &error),
+            }
+        }
         Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
             Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),
             Err(error) => complain(ExitCode::Usage, &error),
@@ -94,6 +101,13 @@ fn outcome(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::Done,
         Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+    }
+}
+
+fn given_back(result: Result<(), Vec<beehive::hal::HalError>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Done,
+        Err(errors) => errors.iter().fold(ExitCode::Failed, |code, error| complain(code, error)),
     }
 }
 

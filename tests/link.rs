@@ -169,6 +169,7 @@ fn telemetry() -> Telemetry {
         over_currents: 0,
         fan_duty: None,
         processor_millicelsius: None,
+        throttling: None,
         refused: Refused::default(),
     }
 }

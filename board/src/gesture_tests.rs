@@ -196,6 +196,16 @@ fn a_clock_that_jumps_back_voids_the_press_and_then_the_button_works_again() {
     button.poll(at(1_002_000));
     assert!(button.edge(at(50), Level::Released).is_empty());
     assert_eq!(button.poll(at(80)), [Released, G(Cancelled)]);
+    // held on after the jump, as long as a power-off wants it: nobody knows how long it really was
+    button.edge(at(1_000_000), Level::Pressed);
+    button.poll(at(1_000_100));
+    assert!(button.poll(at(1_000)).is_empty());
+    button.edge(at(6_000), Level::Released);
+    assert_eq!(gestures(&button.poll(at(6_100))), [Cancelled]);
+    button.edge(at(7_000), Level::Pressed);
+    button.edge(at(7_100), Level::Released);
+    assert_eq!(gestures(&button.poll(at(9_000))), [Short]);
+    let mut button = Recogniser::new(Thresholds::default(), Level::Released, at(0));
     button.edge(at(5_000), Level::Pressed);
     button.edge(at(5_100), Level::Released);
     assert_eq!(button.poll(at(6_000)), [Pressed, Released, G(Short)].split_at(1).1);

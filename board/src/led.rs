@@ -47,10 +47,69 @@ const fn dark(ms: u32) -> Stretch {
 /// Highest error code; more flashes than that nobody counts.
 pub const MAX_ERROR: u8 = 9;
 
+/// Which LEDs play a pattern. ACT plays them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// The state of things: ACT alone. PWR keeps its own trigger, and the SHIM's LED, whose line would have to be let go
+    /// and read all day long, stays dark but for a few seconds after a short press.
+    Everyday,
+    /// What needs somebody's eye, for days if nobody looks: ACT and PWR, and the SHIM's LED as above.
+    Lasting,
+    /// What needs somebody's eye now: ACT, PWR and the SHIM's LED.
+    Everywhere,
+    /// While the button is down: ACT and PWR. The hand lights the SHIM's LED whatever anybody does.
+    Pressed,
+    /// What is left when no process lives: a level of PWR. The SHIM's line is nobody's then and its LED dark; ACT blinks
+    /// as [`Pattern::Stopping`] by the kernel's doing until the kernel has ended.
+    Left,
+}
+
+/// A fault that the LEDs tell by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The supply's voltage is too low.
+    UnderVoltage,
+    /// The button's line is held by another program, or failed.
+    Button,
+    /// The PoE HAT does not answer as it should.
+    Hat,
+    /// No connection to the broker for a minute.
+    Broker,
+    /// A step of joining or leaving failed half-way; a reset mends it.
+    Broken,
+}
+
+impl Fault {
+    /// Every fault, in the order of their numbers. Of several the first one is told.
+    pub const ALL: [Self; 5] = [Self::UnderVoltage, Self::Button, Self::Hat, Self::Broker, Self::Broken];
+
+    /// How many short flashes.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::UnderVoltage => 1,
+            Self::Button => 2,
+            Self::Hat => 3,
+            Self::Broker => 4,
+            Self::Broken => 5,
+        }
+    }
+
+    /// What is wrong, for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnderVoltage => "the supply's voltage is too low",
+            Self::Button => "the button's line is held by another program, or failed",
+            Self::Hat => "the PoE HAT does not answer as it should",
+            Self::Broker => "no connection to the broker for a minute",
+            Self::Broken => "joining or leaving failed half-way; a reset mends it",
+        }
+    }
+}
+
 /// What the LED says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
-    /// The agent has started and does not know its state yet.
+    /// In its cluster, and the engine has not run since the agent started.
     Booting,
     /// In no cluster.
     Blank,
@@ -171,20 +230,34 @@ impl Pattern {
     /// Which pattern wins where several are active: the higher number.
     ///
     /// A halted Pi says nothing else any more. The hand on the button sees its answer before anything else. An alarm
-    /// comes before what somebody asked for, and that before the state of things.
+    /// comes before what somebody asked for, and that before the state of things. A fault does not hide that the Pi is
+    /// going down.
     pub const fn priority(self) -> u8 {
         match self {
             Self::SafeToUnplug | Self::HaltedFivePresent => 100,
             Self::PressReset | Self::PressHold | Self::PressShort => 90,
             Self::OverCurrent => 80,
             Self::Identify => 70,
-            Self::Error(_) => 60,
             Self::Stopping => 50,
             Self::Draining => 40,
+            Self::Error(_) => 35,
             Self::NotReady => 30,
             Self::Joining => 20,
             Self::Booting => 15,
             Self::Ready | Self::Blank => 10,
+        }
+    }
+
+    /// Which LEDs play it.
+    pub const fn reach(self) -> Reach {
+        match self {
+            Self::Booting | Self::Blank | Self::Ready | Self::NotReady => Reach::Everyday,
+            Self::PressShort | Self::PressHold => Reach::Pressed,
+            Self::Error(_) => Reach::Lasting,
+            Self::Joining | Self::Draining | Self::Stopping | Self::OverCurrent | Self::Identify | Self::PressReset => {
+                Reach::Everywhere
+            }
+            Self::SafeToUnplug | Self::HaltedFivePresent => Reach::Left,
         }
     }
 
@@ -410,6 +483,72 @@ mod tests {
                     assert!(stretch.ms >= 50, "{pattern:?}");
                 }
             }
+        }
+    }
+
+    fn seconds(ms: u32) -> std::string::String {
+        std::format!("{}.{:03}", ms / 1_000, ms % 1_000).trim_end_matches('0').trim_end_matches('.').into()
+    }
+
+    /// `0.15 on, 0.15 off, 0.15 on, 1.05 off`, in seconds; runs of the same pair are drawn together.
+    fn drawn(pattern: Pattern) -> std::string::String {
+        if level_at(pattern, at(0), at(0)).until.is_none() {
+            return if pattern.stretches()[0].light == Lit { "steadily lit" } else { "steadily dark" }.into();
+        }
+        let pairs: Vec<_> = pattern
+            .stretches()
+            .chunks(2)
+            .map(|pair| std::format!("{} on {} off", seconds(pair[0].ms), seconds(pair[1].ms)))
+            .collect();
+        let mut words: Vec<(std::string::String, usize)> = Vec::new();
+        for pair in pairs {
+            match words.last_mut() {
+                Some((last, count)) if *last == pair => *count += 1,
+                _ => words.push((pair, 1)),
+            }
+        }
+        let word = |(pair, count): &(std::string::String, usize)| match count {
+            1 => pair.clone(),
+            count => std::format!("{count} × ({pair})"),
+        };
+        words.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The words are the document's; what is drawn, where and before what is the data's.
+    #[test]
+    fn the_document_shows_the_data() {
+        let document = include_str!("../../docs/leds.md");
+        let row = |pattern: Pattern| {
+            let reach = match pattern.reach() {
+                Reach::Everyday => "ACT",
+                Reach::Lasting | Reach::Pressed => "ACT, PWR",
+                Reach::Everywhere => "ACT, PWR, SHIM",
+                Reach::Left => "PWR",
+            };
+            std::format!("| `{}` | {} | {} | {} |", pattern.as_str(), drawn(pattern), reach, pattern.priority())
+        };
+        let mut patterns: Vec<_> = Pattern::ALL.to_vec();
+        patterns.sort_by_key(|pattern| core::cmp::Reverse(pattern.priority()));
+        let shown: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+        let wanted: Vec<_> = patterns.iter().map(|pattern| row(*pattern)).collect();
+        assert_eq!(shown.len(), wanted.len(), "docs/leds.md should have the rows\n{}", wanted.join("\n"));
+        for (shown, wanted) in shown.iter().zip(&wanted) {
+            let wanted = wanted.strip_suffix(" |").unwrap_or(wanted);
+            assert!(shown.starts_with(wanted), "docs/leds.md shows\n{shown}\nwhere the data says\n{wanted}");
+        }
+        for fault in Fault::ALL {
+            let wanted = std::format!("| {} | {} |", fault.code(), fault.as_str());
+            assert!(document.contains(&wanted), "docs/leds.md lacks {wanted}");
+        }
+        let within = std::format!("{} ms", crate::shim::SEEN_WITHIN_MS);
+        assert!(document.contains(&within), "docs/leds.md does not say that a press is seen within {within}");
+    }
+
+    #[test]
+    fn faults_have_codes_of_their_own_that_can_be_counted() {
+        for (index, fault) in Fault::ALL.iter().enumerate() {
+            assert_eq!(usize::from(fault.code()), index + 1);
+            assert!(fault.code() <= MAX_ERROR);
         }
     }
 

@@ -264,6 +264,24 @@ pub struct Refused {
     pub foreign: u32,
 }
 
+/// What the firmware says of the supply's voltage and of the processor's clock at this moment. What it does not tell is
+/// absent, not false.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Throttling {
+    /// The 5 V are, or were within the last two seconds, too low.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_voltage: Option<bool>,
+    /// The processor's clock is capped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_capped: Option<bool>,
+    /// The processor is throttled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<bool>,
+    /// The soft temperature limit is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_temperature_limit: Option<bool>,
+}
+
 /// `n/<node>/telemetry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Telemetry {
@@ -281,6 +299,9 @@ pub struct Telemetry {
     pub fan_duty: Option<u8>,
     /// The processor's temperature.
     pub processor_millicelsius: Option<i32>,
+    /// What the firmware says of the supply and of the processor's clock; absent where there is nobody to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttling: Option<Throttling>,
     /// Messages refused.
     pub refused: Refused,
 }
@@ -311,6 +332,11 @@ pub enum NodeEventKind {
     Power,
     /// The PoE+ HAT reported an over-current.
     OverCurrent,
+    /// The supply's voltage fell too low, or is normal again; the detail says `begins` or `ends`.
+    UnderVoltage,
+    /// The firmware slows the processor down, or no longer; the detail says what (`frequency_capped`, `throttled`,
+    /// `soft_temperature_limit`) and `begins` or `ends`.
+    Throttling,
     /// A part of the board came, went or failed.
     Board,
     /// The life with the cluster changed; the detail names the new state.

@@ -11,8 +11,11 @@
 //! Everything that takes time (the engine, the hand-over) runs beside this task and comes back as an event, so the button
 //! lives whatever hangs.
 
+mod fan;
 mod perform;
 mod show;
+mod supply;
+mod watchdog;
 
 use crate::clock::Clock;
 use crate::engine::{Engine, EngineWork};
@@ -21,6 +24,7 @@ use crate::host::{Doors, Host, HostError, Knock, Notice};
 use crate::link::{Link, LinkEvent, RefusedKind};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
+use beehive_board::fan::{Curve, FanModel};
 use beehive_board::feed::{HatReading, decide_feed};
 use beehive_board::gesture::{Gesture, GestureEvent, Recogniser, Thresholds};
 use beehive_board::led::{Light, Player};
@@ -31,14 +35,16 @@ use beehive_cluster::node::{EngineOutcome, Event, NodeConfig, NodeCore, NodeReco
 use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::Command;
 use beehive_mqtt::node::{
-    BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PowerPhase, Role,
-    Telemetry,
+    BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
+    Role, Telemetry, Throttling,
 };
 use beehive_mqtt::{HEARTBEAT_MS, NodeName, Text, Topic};
+use show::PwrLed;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use watchdog::{Pet, Petting};
 
 /// The name of the node's record in the store.
 pub const RECORD: &str = "node";
@@ -52,8 +58,11 @@ const FEED_AGAIN_MS: u64 = 60_000;
 /// How often the refusal of messages of one kind is told.
 const REFUSED_AGAIN_MS: u64 = 60_000;
 
-/// The longest sleep of the loop, so that systemd's watchdog is petted by progress of this loop and by nothing else.
-const LONGEST_SLEEP_MS: u64 = 10_000;
+/// How often the sensors are read where there is no HAT and no firmware to ask: often enough to find one.
+const SENSORS_SELDOM_MS: u64 = 10_000;
+
+/// How often the firmware is asked for under-voltage where there is no HAT: as often as the kernel asks it.
+const SUPPLY_EVERY_MS: u64 = 2_000;
 
 /// What an agent is made of.
 pub struct AgentParts {
@@ -100,6 +109,13 @@ pub struct AgentSettings {
     pub sensors_every_ms: u64,
 }
 
+/// The way to the broker, as far as the LEDs tell of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Broker {
+    /// Not connected since then.
+    down_since: Option<Instant>,
+}
+
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentEnd {
@@ -134,6 +150,7 @@ struct Agent {
     listening_since: Instant,
     leds: Option<Box<dyn Leds>>,
     led_shown: Option<Light>,
+    pwr_shown: PwrLed,
     player: Player,
     status_until: Option<Instant>,
     sensors: Box<dyn Sensors>,
@@ -149,6 +166,11 @@ struct Agent {
     refused_told: Vec<(RefusedKind, Instant)>,
     reading: HatReading,
     fan_duty: Option<u8>,
+    fan_curve: Curve,
+    throttling: Option<Throttling>,
+    petting: Petting,
+    broker: Broker,
+    engine_seen_running: EngineRun,
     over_currents: u32,
     feed: (Feed, String),
     feed_written_at: Option<Instant>,
@@ -187,6 +209,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         broker: settings.broker,
     };
     let engine_seen = engine.state();
+    let petting = Petting::new(host.watchdog_ms());
     let mut agent = Agent {
         sequencer: Sequencer::new(settings.deadlines),
         settings,
@@ -203,6 +226,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         listening_since: now,
         leds: board.leds.take(),
         led_shown: None,
+        pwr_shown: PwrLed::Given,
         player: Player::new(),
         status_until: None,
         sensors: board.sensors,
@@ -217,6 +241,12 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         refused_told: Vec::new(),
         reading: HatReading::Absent,
         fan_duty: None,
+        // more air than the older HAT's own levels, on either
+        fan_curve: Curve::new(FanModel::PoePlus),
+        throttling: None,
+        petting,
+        broker: Broker { down_since: Some(now) },
+        engine_seen_running: EngineRun::Stopped,
         over_currents: 0,
         feed: (Feed::Unknown, String::new()),
         feed_written_at: None,
@@ -258,9 +288,13 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         let now = agent.clock.now();
         agent.due(now);
         agent.settle(now);
-        agent.host.notify(Notice::Watchdog);
+        match agent.petting.came_round(now) {
+            Pet::Due => agent.host.notify(Notice::Watchdog),
+            Pet::Early => {}
+        }
     }
     agent.host.notify(Notice::Stopping);
+    agent.leave_leds();
     let reason = match agent.phase {
         PowerPhase::HandingOver | PowerPhase::Halted => "the Pi goes down",
         PowerPhase::Running | PowerPhase::Grace | PowerPhase::Draining | PowerPhase::Stopping => "the agent stops",
@@ -292,7 +326,7 @@ impl Agent {
     /// How long nothing is due.
     fn pause(&self) -> Duration {
         let now = self.clock.now();
-        let mut until = now.plus_ms(LONGEST_SLEEP_MS).min(self.sensors_at).min(self.telemetry_at);
+        let mut until = now.plus_ms(self.petting.longest_sleep_ms()).min(self.sensors_at).min(self.telemetry_at);
         let mut soonest = |due: Option<Instant>| {
             if let Some(due) = due {
                 until = until.min(due);
@@ -323,9 +357,18 @@ impl Agent {
             self.read_sensors(now);
         }
         let engine = self.engine.state();
+        self.note_engine(&engine);
         if engine != self.engine_seen {
             self.engine_seen = engine.clone();
             self.node(now, Event::EngineSeen(engine));
+        }
+    }
+
+    /// Remembers that the engine has run since the agent's start.
+    fn note_engine(&mut self, engine: &EngineState) {
+        match engine.run {
+            EngineRun::Running => self.engine_seen_running = EngineRun::Running,
+            EngineRun::Stopped => {}
         }
     }
 
@@ -359,7 +402,7 @@ impl Agent {
         self.shim = None;
         self.recogniser = None;
         self.info.button = Part {
-            status: beehive_mqtt::node::PartStatus::Failed,
+            status: PartStatus::Failed,
             detail: Text::cut("the line's edges ended; the agent works without the button"),
         };
         self.publish_info();
@@ -426,8 +469,14 @@ impl Agent {
     fn link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
         match event {
-            LinkEvent::Up { connection } => tracing::info!(connection, "connected to the broker"),
-            LinkEvent::Down { reason } => tracing::warn!("no connection to the broker: {reason}"),
+            LinkEvent::Up { connection } => {
+                self.broker.down_since = None;
+                tracing::info!(connection, "connected to the broker");
+            }
+            LinkEvent::Down { reason } => {
+                self.broker.down_since = self.broker.down_since.or(Some(now));
+                tracing::warn!("no connection to the broker: {reason}");
+            }
             LinkEvent::Refused { topic, why } => self.tell_refused(now, why.kind(), &format!("{topic}: {why}")),
             LinkEvent::Message(message) => match &message.topic {
                 Topic::Command(node) if *node == self.settings.node => {
@@ -518,10 +567,17 @@ impl Agent {
     // ---- sensors and feed
 
     fn read_sensors(&mut self, now: Instant) {
-        self.sensors_at = now.plus_ms(self.settings.sensors_every_ms);
         let SensorReport { hat, over_current, fan_duty, part } = self.sensors.poll(now);
         self.reading = hat;
         self.fan_duty = fan_duty;
+        self.follow_fan();
+        self.follow_supply();
+        let every_ms = self.settings.sensors_every_ms;
+        self.sensors_at = now.plus_ms(match (part.status, self.throttling) {
+            (PartStatus::Missing | PartStatus::Off, None) => every_ms.max(SENSORS_SELDOM_MS),
+            (PartStatus::Missing | PartStatus::Off, Some(_)) => every_ms.max(SUPPLY_EVERY_MS),
+            (PartStatus::Works | PartStatus::Busy | PartStatus::Failed, _) => every_ms,
+        });
         if part != self.info.poe_hat {
             let changed = part.status != self.info.poe_hat.status;
             self.info.poe_hat = part.clone();
@@ -579,6 +635,7 @@ impl Agent {
             over_currents: self.over_currents,
             fan_duty: self.fan_duty,
             processor_millicelsius: self.host.processor_millicelsius(),
+            throttling: self.host.throttling(),
             refused: self.link.refused(),
         };
         self.publish(&Topic::Telemetry(self.settings.node.clone()), &telemetry);

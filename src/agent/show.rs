@@ -5,18 +5,31 @@
 //! second. So the patterns of everyday (ready, blank), which would do that all day long, are left to the Pi's own LEDs.
 
 use super::Agent;
-use crate::hal::{Led, OverCurrent};
+use crate::hal::{HalError, Halted, Led, Leds, OverCurrent};
+use beehive_board::cut::Feed;
 use beehive_board::gesture::{Gesture, GestureEvent, Threshold};
-use beehive_board::led::{Light, Pattern, Source};
+use beehive_board::led::{Fault, Light, Pattern, Reach, Source};
 use beehive_board::power::Phase;
 use beehive_board::time::Instant;
-use beehive_mqtt::node::{EngineRun, Lifecycle};
+use beehive_mqtt::node::{EngineRun, Lifecycle, PartStatus, PowerGoal, PowerPhase};
 
 /// How long the status is shown after a short press.
 const STATUS_MS: u64 = 3_000;
 
 /// How long an over-current is shown after it was last seen.
 const OVER_CURRENT_MS: u64 = 60_000;
+
+/// How long the broker must be away before the LEDs say so.
+const BROKER_AWAY_MS: u64 = 60_000;
+
+/// What PWR does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PwrLed {
+    /// It is its own trigger's.
+    Given,
+    /// It plays along.
+    Plays(Light),
+}
 
 impl Agent {
     pub(super) fn show_press(&mut self, now: Instant, event: GestureEvent) {
@@ -74,37 +87,97 @@ impl Agent {
             Lifecycle::Blank => Pattern::Blank,
             Lifecycle::Joining | Lifecycle::Leaving => Pattern::Joining,
             Lifecycle::Broken => Pattern::NotReady,
-            Lifecycle::Member => match self.engine.state().run {
-                EngineRun::Running => Pattern::Ready,
-                EngineRun::Stopped => Pattern::NotReady,
+            Lifecycle::Member => match (self.engine_seen.run, self.engine_seen_running) {
+                (EngineRun::Running, _) => Pattern::Ready,
+                (EngineRun::Stopped, EngineRun::Stopped) => Pattern::Booting,
+                (EngineRun::Stopped, EngineRun::Running) => Pattern::NotReady,
             },
+        }
+    }
+
+    /// The first fault there is.
+    fn fault(&self, now: Instant) -> Option<Fault> {
+        let failed = |status| matches!(status, PartStatus::Busy | PartStatus::Failed);
+        let is = |fault: &Fault| match fault {
+            Fault::UnderVoltage => self.throttling.is_some_and(|told| told.under_voltage == Some(true)),
+            Fault::Button => failed(self.info.button.status),
+            Fault::Hat => failed(self.info.poe_hat.status),
+            Fault::Broker => self.broker_away_at().is_some_and(|at| at <= now),
+            Fault::Broken => self.core.lifecycle() == Lifecycle::Broken,
+        };
+        Fault::ALL.into_iter().find(is)
+    }
+
+    /// When the broker has been away for long enough to say so.
+    fn broker_away_at(&self) -> Option<Instant> {
+        self.broker.down_since.map(|since| since.plus_ms(BROKER_AWAY_MS))
+    }
+
+    /// At the end of the agent: before a power-off the LEDs are left as the halted Pi shows them, otherwise they are
+    /// given back as they are dropped.
+    pub(super) fn leave_leds(&mut self) {
+        match (self.phase, self.goal) {
+            (PowerPhase::HandingOver | PowerPhase::Halted, Some(PowerGoal::PowerOff)) => {}
+            (PowerPhase::HandingOver | PowerPhase::Halted, Some(PowerGoal::Reboot) | None)
+            | (PowerPhase::Running | PowerPhase::Grace | PowerPhase::Draining | PowerPhase::Stopping, _) => return,
+        }
+        let halted = match self.feed.0 {
+            Feed::Shim => Halted::Cut,
+            Feed::Poe | Feed::Unknown => Halted::FivePresent,
+        };
+        if let Some(leds) = &mut self.leds {
+            leds.leave(halted);
         }
     }
 
     pub(super) fn next_light(&self, now: Instant) -> Option<Instant> {
         // without an LED of the Pi's own nobody sees the patterns of everyday: no need to wake for them
+        let away = self.broker_away_at().filter(|at| *at > now);
         let seen = self.leds.is_some() || (self.shim.is_some() && self.is_for_the_shim(now));
-        if seen { self.player.shown(now).until } else { self.status_until.filter(|until| *until > now) }
+        let light = if seen { self.player.shown(now).until } else { self.status_until.filter(|until| *until > now) };
+        light.into_iter().chain(away).min()
     }
 
     fn is_for_the_shim(&self, now: Instant) -> bool {
-        match self.player.pattern(now) {
+        match self.player.pattern(now).map(Pattern::reach) {
             // lit by the hand that holds the button
-            None | Some(Pattern::PressShort | Pattern::PressHold) => false,
-            Some(Pattern::Ready | Pattern::Blank | Pattern::NotReady | Pattern::Booting) => {
-                self.status_until.is_some_and(|until| now < until)
+            None | Some(Reach::Pressed | Reach::Left) => false,
+            Some(Reach::Everyday | Reach::Lasting) => self.status_until.is_some_and(|until| now < until),
+            Some(Reach::Everywhere) => true,
+        }
+    }
+
+    /// What PWR does for the pattern that shows.
+    fn pwr(&self, now: Instant, light: Light) -> PwrLed {
+        match self.player.pattern(now).map(Pattern::reach) {
+            None | Some(Reach::Everyday) => PwrLed::Given,
+            Some(Reach::Lasting | Reach::Everywhere | Reach::Pressed | Reach::Left) => PwrLed::Plays(light),
+        }
+    }
+
+    fn show_on_the_pi(&mut self, now: Instant, light: Light) {
+        let pwr = self.pwr(now, light);
+        let (act_changes, pwr_changes) = (self.led_shown != Some(light), self.pwr_shown != pwr);
+        let Some(leds) = &mut self.leds else { return };
+        let show = |leds: &mut Box<dyn Leds>| -> Result<(), HalError> {
+            if act_changes {
+                leds.set(Led::Act, light)?;
             }
-            Some(
-                Pattern::Joining
-                | Pattern::Draining
-                | Pattern::Stopping
-                | Pattern::SafeToUnplug
-                | Pattern::HaltedFivePresent
-                | Pattern::OverCurrent
-                | Pattern::Identify
-                | Pattern::PressReset
-                | Pattern::Error(_),
-            ) => true,
+            match pwr {
+                _ if !pwr_changes => Ok(()),
+                PwrLed::Given => leds.give_back(Led::Pwr),
+                PwrLed::Plays(light) => leds.set(Led::Pwr, light),
+            }
+        };
+        match show(leds) {
+            Ok(()) => {
+                self.led_shown = Some(light);
+                self.pwr_shown = pwr;
+            }
+            Err(error) => {
+                tracing::warn!("{error}; the agent works without the Pi's LEDs");
+                self.leds = None;
+            }
         }
     }
 
@@ -112,16 +185,12 @@ impl Agent {
     pub(super) fn show(&mut self, now: Instant) {
         let pattern = self.pattern();
         self.player.set(Source::Node, pattern, now);
-        let light = self.player.shown(now).light;
-        if self.led_shown != Some(light) {
-            if let Some(leds) = &mut self.leds {
-                if let Err(error) = leds.set(Led::Act, light) {
-                    tracing::warn!("{error}; the agent works without the Pi's LEDs");
-                    self.leds = None;
-                }
-            }
-            self.led_shown = Some(light);
+        match self.fault(now) {
+            Some(fault) => self.player.set(Source::Fault, Pattern::Error(fault.code()), now),
+            None => self.player.clear(Source::Fault),
         }
+        let light = self.player.shown(now).light;
+        self.show_on_the_pi(now, light);
         let shim_light = if self.is_for_the_shim(now) { light } else { Light::Dark };
         let Some(shim) = &mut self.shim else { return };
         let was_listening = shim.is_listening();

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use beehive_mqtt::console::{ConsoleResponse, PlanStep};
 use beehive_mqtt::coordinator::{ClusterPhase, OperationSummary};
-use beehive_mqtt::node::{EngineRun, Part, Role};
+use beehive_mqtt::node::{EngineRun, Part, Role, Throttling};
 use beehive_mqtt::{CrewName, NodeName, OperationId};
 use serde_json::{Value, json};
 
@@ -296,6 +296,9 @@ pub fn node_show_text(view: &CrewView, node: &NodeView, now_ms: u64) -> String {
         if let Some(temperature) = values.processor_millicelsius {
             line("processor", &format!("{:.1} degrees Celsius", f64::from(temperature) / 1000.0));
         }
+        if let Some(throttling) = values.throttling {
+            line("throttling", &throttling_text(throttling));
+        }
         let refused = values.refused;
         let each = [
             ("malformed", refused.malformed),
@@ -309,6 +312,18 @@ pub fn node_show_text(view: &CrewView, node: &NodeView, now_ms: u64) -> String {
         line("refused", &if some.is_empty() { "none".to_owned() } else { some.join(", ") });
     }
     text
+}
+
+/// What is wrong with supply and clock, of what the firmware tells.
+fn throttling_text(throttling: Throttling) -> String {
+    let said = [
+        ("under-voltage", throttling.under_voltage),
+        ("frequency capped", throttling.frequency_capped),
+        ("throttled", throttling.throttled),
+        ("soft temperature limit", throttling.soft_temperature_limit),
+    ];
+    let now: Vec<&str> = said.iter().filter(|(_, flag)| *flag == Some(true)).map(|(name, _)| *name).collect();
+    if now.is_empty() { "none".to_owned() } else { now.join(", ") }
 }
 
 fn part_text(part: &Part) -> String {
@@ -558,6 +573,7 @@ pi-2  -     -         -           (running)  -    -
             over_currents: 0,
             fan_duty: None,
             processor_millicelsius: Some(48_312),
+            throttling: None,
             refused: Refused { malformed: 2, retained: 1, ..Refused::default() },
         };
         view.apply(0, &incoming(Topic::Telemetry(name("pi-1")), &telemetry, Retained::No));

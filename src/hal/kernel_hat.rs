@@ -14,7 +14,7 @@ use beehive_board::feed::HatReading;
 use beehive_board::time::Instant;
 use beehive_mqtt::node::PartStatus;
 
-use super::{OverCurrent, SensorReport, Sensors, part};
+use super::{FanOwner, HalError, OverCurrent, SensorReport, Sensors, no_fan, part};
 
 /// The HAT through the kernel's files.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ impl KernelHat {
 
     fn supply(&self) -> PathBuf {
         self.root.join("sys/class/power_supply/rpi-poe")
+    }
+
+    /// Whether the kernel drives a fan.
+    pub(super) fn has_fan(&self) -> bool {
+        self.fan().is_some()
     }
 
     /// The folder of the kernel's `pwm-fan`. A Pi 5's cooler is one too; that makes the feed unknown where the
@@ -127,6 +132,14 @@ impl Sensors for KernelHat {
             (None, None) => (HatReading::Absent, part(PartStatus::Missing, "the kernel knows of no PoE HAT")),
         };
         SensorReport { hat, over_current: OverCurrent::None, fan_duty, part }
+    }
+
+    fn fan_owner(&mut self) -> FanOwner {
+        if self.has_fan() { FanOwner::Kernel } else { FanOwner::Nobody }
+    }
+
+    fn set_fan(&mut self, _duty: u8) -> Result<(), HalError> {
+        Err(no_fan())
     }
 }
 

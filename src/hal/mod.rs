@@ -12,10 +12,13 @@
 //! | [`kernel_hat`] | the PoE HAT through the kernel's files; the default |
 //! | [`i2c`] | the PoE HAT over an I2C bus that the configuration names |
 //! | [`leds`] | the Pi's own LEDs |
+//! | [`throttled`] | under-voltage and throttling through the kernel's files |
+//! | [`give_back`] | what a dead agent left: triggers of LEDs, the fan |
 //! | [`simulated`] | none; turned by knobs, for the demo and the tests |
 
 pub mod character_device;
 mod chips;
+pub mod give_back;
 pub mod i2c;
 pub mod kernel_hat;
 pub mod leds;
@@ -23,6 +26,7 @@ pub mod linux_embedded_hal;
 pub mod poe_hat;
 pub mod rppal;
 pub mod simulated;
+pub mod throttled;
 
 use std::fmt;
 
@@ -134,6 +138,36 @@ pub trait Leds: Send {
     /// # Errors
     /// If the LED is there and cannot be switched.
     fn set(&mut self, led: Led, light: Light) -> Result<(), HalError>;
+
+    /// Gives one of them back to what drove it before, until it is set again.
+    ///
+    /// # Errors
+    /// If the LED is there and cannot be given back.
+    fn give_back(&mut self, led: Led) -> Result<(), HalError>;
+
+    /// The last call before a power-off: the LEDs are left as the halted Pi shows them, and not given back. No process
+    /// is alive by then, so they are left to the kernel: what a level cannot say, nobody says.
+    fn leave(&mut self, halted: Halted);
+}
+
+/// How a Pi will be when it is halted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halted {
+    /// Its 5 V will be cut.
+    Cut,
+    /// Its 5 V stay: nothing here can cut them, or nobody knows.
+    FivePresent,
+}
+
+/// Whose the fan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FanOwner {
+    /// There is none that anybody knows of.
+    Nobody,
+    /// The kernel drives it.
+    Kernel,
+    /// Nobody drives it if the agent does not.
+    Agent,
 }
 
 /// Whether there was an over-current since the last poll.
@@ -162,6 +196,21 @@ pub struct SensorReport {
 pub trait Sensors: Send {
     /// Reads them. It may block for some milliseconds on the bus. `now` is the time of the reading.
     fn poll(&mut self, now: Instant) -> SensorReport;
+
+    /// Whose the HAT's fan is, as of the last poll.
+    fn fan_owner(&mut self) -> FanOwner;
+
+    /// Sets the fan's duty, 0 to 255. Only where [`fan_owner`](Self::fan_owner) says that it is the agent's. Whoever has
+    /// set it once leaves it at full speed when it is dropped.
+    ///
+    /// # Errors
+    /// If the HAT does not take it.
+    fn set_fan(&mut self, duty: u8) -> Result<(), HalError>;
+}
+
+/// What sensors that cannot set a fan say.
+fn no_fan() -> HalError {
+    HalError { code: "fan", reason: "the fan is not the agent's to set".to_owned() }
 }
 
 /// What was found of the board at the start.
@@ -229,7 +278,7 @@ pub fn open(config: &Config) -> Board {
     };
     let (leds, leds_part): (Option<Box<dyn Leds>>, Part) = match config.leds {
         Switch::Off => (None, part(PartStatus::Off, "switched off in the configuration")),
-        Switch::Auto => match SysfsLeds::open(std::path::Path::new(leds::FOLDER)) {
+        Switch::Auto => match SysfsLeds::open(std::path::Path::new(leds::FOLDER), &config.run_dir.join(leds::RECORD)) {
             Ok((leds, names)) => (Some(Box::new(leds)), part(PartStatus::Works, names)),
             Err(unusable) => (None, unusable.into()),
         },
@@ -262,14 +311,18 @@ fn open_sensors(bus: &HatBus) -> Box<dyn Sensors> {
         HatBus::Auto => Box::new(KernelHat::new()),
         HatBus::Off => Box::new(NoSensors(part(PartStatus::Off, "switched off in the configuration"))),
         HatBus::Path(path) => {
-            let of_the_firmware = path.file_name().is_some_and(|name| name == "i2c-0");
-            if of_the_firmware && KernelHat::new().is_driven() {
+            if is_driven_by_the_kernel(path) {
                 let why = "i2c-0 is not opened beside the kernel's own driver of a HAT; set poe_hat.bus to \"auto\"";
                 return Box::new(NoSensors(part(PartStatus::Busy, why)));
             }
-            Box::new(HatSensors::new(I2cHat::new(path)))
+            Box::new(HatSensors::beside(I2cHat::new(path), KernelHat::new()))
         }
     }
+}
+
+/// Whether the bus is the HATs' own and the kernel drives a HAT.
+fn is_driven_by_the_kernel(path: &std::path::Path) -> bool {
+    path.file_name().is_some_and(|name| name == "i2c-0") && KernelHat::new().is_driven()
 }
 
 /// A HAT that nobody looks for may be there all the same: it tells no current.
@@ -283,6 +336,14 @@ impl Sensors for NoSensors {
             fan_duty: None,
             part: self.0.clone(),
         }
+    }
+
+    fn fan_owner(&mut self) -> FanOwner {
+        FanOwner::Nobody
+    }
+
+    fn set_fan(&mut self, _duty: u8) -> Result<(), HalError> {
+        Err(no_fan())
     }
 }
 

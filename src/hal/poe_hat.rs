@@ -4,15 +4,20 @@
 //! "Absent" permits a power cut, so it is said only of a bus that works, on which nobody answered at the HAT's address
 //! [`PROBES_AT_START`] times in a row, and only as long as no HAT was ever seen since the start: one that stops answering
 //! is a HAT without a reading.
+//!
+//! The fan of a HAT on such a bus is the agent's, unless the kernel has bound its `pwm-fan`. Once set it is left at full
+//! speed when these sensors are dropped.
 
 use std::fmt;
 
+use beehive_board::fan::FULL_SPEED;
 use beehive_board::feed::HatReading;
 use beehive_board::poe::{PoeEvent, PoeHat, Polled, Presence, Registers};
 use beehive_board::time::Instant;
 use beehive_mqtt::node::PartStatus;
 
-use super::{OverCurrent, SensorReport, Sensors, part};
+use super::kernel_hat::KernelHat;
+use super::{FanOwner, HalError, OverCurrent, SensorReport, Sensors, part};
 
 /// How often a HAT must fail to answer before it is believed to be absent: a transfer may fail once on a noisy bus.
 pub const PROBES_AT_START: u32 = 3;
@@ -30,9 +35,19 @@ pub trait HatRegisters: Registers {
 }
 
 /// The sensors.
-pub struct HatSensors<B> {
+pub struct HatSensors<B: HatRegisters> {
     hat: PoeHat<B>,
     knowledge: Knowledge,
+    /// The kernel beside us, whose `pwm-fan` goes first; none on a simulated bus.
+    kernel: Option<KernelHat>,
+    fan: Fan,
+}
+
+/// Whether the fan was ever set from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fan {
+    Untouched,
+    Set,
 }
 
 /// What is known of the HAT since the start.
@@ -47,7 +62,15 @@ enum Knowledge {
 impl<B: HatRegisters> HatSensors<B> {
     /// Sensors on `bus`, which is not asked yet.
     pub fn new(bus: B) -> Self {
-        Self { hat: PoeHat::new(bus), knowledge: Knowledge::Silent { probes: 0 } }
+        let knowledge = Knowledge::Silent { probes: 0 };
+        Self { hat: PoeHat::new(bus), knowledge, kernel: None, fan: Fan::Untouched }
+    }
+
+    /// The same on a machine whose kernel may drive the fan.
+    pub(super) fn beside(bus: B, kernel: KernelHat) -> Self {
+        let mut sensors = Self::new(bus);
+        sensors.kernel = Some(kernel);
+        sensors
     }
 
     /// Looks for a HAT that was never seen.
@@ -110,6 +133,35 @@ where
                 }
                 Err(error) => silent(format_args!("{name}: {error}")),
             },
+        }
+    }
+
+    fn fan_owner(&mut self) -> FanOwner {
+        match self.knowledge {
+            Knowledge::Silent { .. } => FanOwner::Nobody,
+            Knowledge::Seen if self.kernel.as_ref().is_some_and(KernelHat::has_fan) => FanOwner::Kernel,
+            Knowledge::Seen => FanOwner::Agent,
+        }
+    }
+
+    fn set_fan(&mut self, duty: u8) -> Result<(), HalError> {
+        // before the transfer: one that failed may have reached the HAT
+        self.fan = Fan::Set;
+        self.hat
+            .set_fan_duty(duty)
+            .map_err(|error| HalError { code: "fan", reason: format!("the fan cannot be set to {duty}: {error}") })
+    }
+}
+
+impl<B: HatRegisters> Drop for HatSensors<B> {
+    fn drop(&mut self) {
+        match self.fan {
+            Fan::Untouched => {}
+            Fan::Set => {
+                if self.hat.set_fan_duty(FULL_SPEED).is_err() {
+                    tracing::warn!("the fan could not be left at full speed: the HAT does not answer");
+                }
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use beehive_mqtt::node::PartStatus;
 use tokio::sync::mpsc;
 
 use super::poe_hat::{HatRegisters, HatSensors};
-use super::{Board, BoardInfo, Button, Edge, HalError, Led, Leds, MAX_EDGES, part};
+use super::{Board, BoardInfo, Button, Edge, HalError, Halted, Led, Leds, MAX_EDGES, part};
 use crate::clock::Clock;
 
 const OVER_CURRENT_BIT: u8 = 1 << 1;
@@ -194,6 +194,14 @@ impl Leds for SimulatedLeds {
         *self.0.world().led(led) = PiLed::Agent(light);
         Ok(())
     }
+
+    fn give_back(&mut self, led: Led) -> Result<(), HalError> {
+        *self.0.world().led(led) = PiLed::System;
+        Ok(())
+    }
+
+    /// The demo draws a halted Pi itself.
+    fn leave(&mut self, _halted: Halted) {}
 }
 
 impl Drop for SimulatedLeds {
@@ -264,7 +272,7 @@ impl HatRegisters for SimulatedHat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hal::OverCurrent;
+    use crate::hal::{FanOwner, OverCurrent};
     use beehive_board::feed::HatReading;
     use beehive_board::shim::{SETTLE_MS, Shim};
 
@@ -339,6 +347,30 @@ mod tests {
         knobs.hat(Hat::Absent);
         let gone = board.sensors.poll(at(3));
         assert_eq!((gone.hat, gone.part.status), (HatReading::NoCurrent, PartStatus::Failed));
+    }
+
+    #[test]
+    fn the_fan_of_a_hat_that_answers_is_ours_and_ends_at_full_speed() {
+        let (mut board, knobs) = SimulatedBoard::build();
+        board.sensors.poll(at(0));
+        assert_eq!(board.sensors.fan_owner(), FanOwner::Nobody);
+        knobs.hat(Hat::Present);
+        assert_eq!(board.sensors.poll(at(1)).fan_duty, Some(0));
+        assert_eq!(board.sensors.fan_owner(), FanOwner::Agent);
+        board.sensors.set_fan(64).unwrap();
+        assert_eq!((knobs.fan_duty(), board.sensors.poll(at(2)).fan_duty), (64, Some(64)));
+        knobs.hat(Hat::Absent);
+        assert!(board.sensors.set_fan(32).unwrap_err().reason.contains("32"));
+        knobs.hat(Hat::Present);
+        drop(board);
+        assert_eq!(knobs.fan_duty(), 255);
+
+        // one that nobody has set is not touched
+        let (mut board, knobs) = SimulatedBoard::build();
+        knobs.hat(Hat::Present);
+        board.sensors.poll(at(0));
+        drop(board);
+        assert_eq!(knobs.fan_duty(), 0);
     }
 
     #[test]

@@ -16,12 +16,14 @@ use std::process::Stdio;
 use beehive_board::cut::{FEED_PATH, FeedRecord};
 use beehive_board::power::Goal;
 use beehive_mqtt::BootId;
+use beehive_mqtt::node::Throttling;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sd_notify::NotifyState;
 
 use super::{Host, HostError, Notice, Strength};
 use crate::clock::Clock;
+use crate::hal::throttled::Throttled;
 
 /// A fixed path: what is run must not depend on an environment.
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
@@ -36,6 +38,7 @@ pub struct LinuxHost {
     model: String,
     feed_path: PathBuf,
     temperature_path: Option<PathBuf>,
+    throttled: Throttled,
 }
 
 impl LinuxHost {
@@ -61,7 +64,13 @@ impl LinuxHost {
                 ),
             })?;
         let name = Path::new(FEED_PATH).file_name().unwrap_or_default();
-        Ok(Self { boot, model: model(root), feed_path: run_dir.join(name), temperature_path: temperature_path(root) })
+        Ok(Self {
+            boot,
+            model: model(root),
+            feed_path: run_dir.join(name),
+            temperature_path: temperature_path(root),
+            throttled: Throttled::below(root),
+        })
     }
 }
 
@@ -184,6 +193,14 @@ impl Host for LinuxHost {
 
     fn processor_millicelsius(&self) -> Option<i32> {
         fs::read_to_string(self.temperature_path.as_ref()?).ok()?.trim().parse().ok()
+    }
+
+    fn throttling(&self) -> Option<Throttling> {
+        self.throttled.read()
+    }
+
+    fn watchdog_ms(&self) -> Option<u64> {
+        u64::try_from(sd_notify::watchdog_enabled()?.as_millis()).ok()
     }
 
     fn notify(&self, notice: Notice<'_>) {

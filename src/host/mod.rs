@@ -13,6 +13,7 @@ pub mod simulated;
 use beehive_board::cut::FeedRecord;
 use beehive_board::power::Goal;
 use beehive_mqtt::BootId;
+use beehive_mqtt::node::Throttling;
 use futures_util::future::BoxFuture;
 
 pub use doors::{Door, Doors, Knock};
@@ -81,6 +82,16 @@ pub trait Host: Send + Sync {
 
     /// The processor's temperature in thousandths of a degree Celsius, where there is a sensor.
     fn processor_millicelsius(&self) -> Option<i32>;
+
+    /// What the firmware says of the supply and the clock, where there is somebody to ask.
+    fn throttling(&self) -> Option<Throttling> {
+        None
+    }
+
+    /// How long systemd's watchdog waits for a sign of life, in milliseconds; `None` where none watches.
+    fn watchdog_ms(&self) -> Option<u64> {
+        None
+    }
 
     /// Tells systemd how the daemon is. Whoever runs without systemd is not bothered.
     fn notify(&self, notice: Notice<'_>);

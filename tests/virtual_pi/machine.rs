@@ -91,6 +91,12 @@ impl Card {
         card
     }
 
+    /// The same with one more file.
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
     /// An empty ext4 beside the card, as `/dev/vdb`; not mounted.
     pub fn second_disk(self) -> Self {
         Self { second_disk: true, ..self }

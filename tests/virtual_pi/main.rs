@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // a program of its own, of tests alone
 
+mod agent;
 #[path = "../common/mod.rs"]
 mod common;
 mod daemon;
