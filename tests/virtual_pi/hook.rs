@@ -81,12 +81,15 @@ fn only_a_power_off_arms_the_cut() {
 #[test]
 fn a_loop_mount_and_an_overlay_are_made_read_only_before_the_cut() {
     let _place = Places::take(1);
-    let card = Card::with_hook_only("hook-layers").module("drivers/block/loop.ko").module("fs/overlayfs/overlay.ko");
+    let card = Card::with_hook_only("hook-layers")
+        .module("drivers/block/loop.ko")
+        .module("fs/overlayfs/overlay.ko")
+        .image_within("loop.img");
     let machine = boot(&card);
     write_feed(&machine, "shim");
     machine.ctl("system insmod /loop.ko");
     machine.ctl("system insmod /overlay.ko");
-    machine.ctl("system sh -c 'truncate -s 8M /loop.img; mkfs.ext4 -q /loop.img; mkdir /lower /upper /work /merged'");
+    machine.ctl("system mkdir /lower /upper /work /merged");
     machine.ctl("system mount -o loop /loop.img /mnt");
     machine.ctl("system mount -t overlay overlay -o lowerdir=/lower,upperdir=/upper,workdir=/work /merged");
     for file in ["/mnt/file", "/merged/file"] {

@@ -76,12 +76,22 @@ pub struct Card {
     daemon: bool,
     second_disk: bool,
     modules: Vec<&'static str>,
+    programs: Vec<(PathBuf, &'static str)>,
+    image_within: Option<&'static str>,
 }
 
 impl Card {
     /// The final hook and the units that arm it, without the daemon: a test writes the feed record itself.
     pub fn with_hook_only(name: &str) -> Self {
-        Self { name: name.to_owned(), files: BTreeMap::new(), daemon: false, second_disk: false, modules: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            files: BTreeMap::new(),
+            daemon: false,
+            second_disk: false,
+            modules: Vec::new(),
+            programs: Vec::new(),
+            image_within: None,
+        }
     }
 
     /// All of `hardware/rootfs` with both programs, and this configuration.
@@ -108,6 +118,17 @@ impl Card {
         self
     }
 
+    /// A program at this place.
+    pub fn program(mut self, from: &Path, to: &'static str) -> Self {
+        self.programs.push((from.to_owned(), to));
+        self
+    }
+
+    /// An ext4 image as a file on the card, at this place, for a loop device.
+    pub fn image_within(self, path: &'static str) -> Self {
+        Self { image_within: Some(path), ..self }
+    }
+
     /// Builds the image in `dir`.
     fn write(&self, dir: &Path) -> PathBuf {
         let files = dir.join("files");
@@ -125,6 +146,12 @@ impl Card {
         if self.daemon {
             place(&program("beehive"), &files.join("usr/bin/beehive"));
         }
+        for (from, to) in &self.programs {
+            place(from, &files.join(to));
+        }
+        if let Some(path) = self.image_within {
+            make_disk(&files.join(path));
+        }
         for module in &self.modules {
             let name = Path::new(module).file_name().unwrap();
             fs::copy(kernel_module(module), files.join(name)).unwrap();
@@ -135,6 +162,11 @@ impl Card {
         fs::remove_dir_all(&files).unwrap();
         image
     }
+}
+
+fn make_disk(path: &Path) {
+    let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(path).arg("16M").status();
+    assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
 }
 
 /// A module of the kernel that the kit keeps in its cache.
@@ -207,8 +239,7 @@ impl Machine {
         let mut disks = vec![card.write(dir.path())];
         if card.second_disk {
             let disk = dir.path().join("disk.img");
-            let made = Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&disk).arg("16M").status();
-            assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
+            make_disk(&disk);
             disks.push(disk);
         }
         Self::start(card.name.clone(), dir, disks, hat)

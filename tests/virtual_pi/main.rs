@@ -13,4 +13,5 @@ mod daemon;
 mod doors;
 mod hook;
 mod machine;
+mod pins;
 mod wire;

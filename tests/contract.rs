@@ -1,0 +1,255 @@
+//! One contract for every way to the pins. It runs here against the simulated board, and the same program, built for
+//! armv7, against the kernel's on the virtual Pi (`tests/virtual_pi/pins.rs`): the variable `BEEHIVE_CONTRACT` names the
+//! backend there.
+//!
+//! The hand that presses the button comes from outside of the backend: the knobs of the simulated board, or the file of
+//! `gpio-sim` that says what is wired to the line. QEMU's `raspi2b` has neither hand nor edges; what is left of the
+//! contract there is that the line can be taken, read, driven and let go, while the test looks at the GPIO registers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use beehive::clock::Clock;
+use beehive::config::Config;
+use beehive::hal::simulated::{SimulatedBoard, SimulatedKnobs};
+use beehive::hal::{self, Board, Edge};
+use beehive_board::gesture::{Gesture, GestureEvent, Level, Recogniser, Thresholds};
+use beehive_board::led::Light;
+use beehive_board::shim::{SEEN_WITHIN_MS, SETTLE_MS};
+use beehive_board::time::Instant;
+use beehive_mqtt::node::PartStatus;
+use tokio::runtime::Runtime;
+
+/// How long an edge may take to arrive; on an emulated Pi beside others a thread may wait for seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the kernel shows its simulated chips.
+const GPIO_SIM: &str = "/sys/devices/platform";
+
+/// Who presses the button.
+enum Hand {
+    Simulated(SimulatedKnobs),
+    /// `gpio-sim`: the folder of line 17.
+    Kernel(PathBuf),
+    /// Nobody can.
+    None,
+}
+
+impl Hand {
+    fn find() -> Self {
+        let lines = fs::read_dir(GPIO_SIM).into_iter().flatten().flatten().flat_map(|device| {
+            let chips = fs::read_dir(device.path()).into_iter().flatten().flatten();
+            chips.map(|chip| chip.path().join("sim_gpio17")).collect::<Vec<_>>()
+        });
+        lines.into_iter().find(|line| line.join("pull").exists()).map_or(Self::None, Self::Kernel)
+    }
+
+    fn put(&self, level: Level) {
+        match (self, level) {
+            (Self::Simulated(knobs), level) => knobs.button(level),
+            (Self::Kernel(line), Level::Pressed) => fs::write(line.join("pull"), "hold").unwrap(),
+            (Self::Kernel(line), Level::Released) => fs::write(line.join("pull"), "release").unwrap(),
+            (Self::None, _) => panic!("nobody presses here"),
+        }
+    }
+
+    /// Whether the line is low, seen from outside.
+    fn sees_light(&self) -> bool {
+        match self {
+            Self::Simulated(knobs) => knobs.shim_led() == Light::Lit,
+            Self::Kernel(line) => fs::read_to_string(line.join("value")).unwrap().trim() == "0",
+            Self::None => panic!("nobody looks here"),
+        }
+    }
+}
+
+/// A board under the contract.
+struct Rig {
+    name: String,
+    board: Board,
+    hand: Hand,
+    runtime: Runtime,
+}
+
+fn config(backend: &str, more: &str) -> Config {
+    let text = format!(
+        "crew = \"bee\"\nnode = \"pi-1\"\nrole = \"node\"\nleds = \"off\"\n[pins]\nbackend = \"{backend}\"\n{more}"
+    );
+    Config::parse(&text, "contract").unwrap()
+}
+
+impl Rig {
+    fn open(name: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (board, hand) = match name {
+            "simulated" => {
+                let (board, knobs) = SimulatedBoard::build();
+                (board, Hand::Simulated(knobs))
+            }
+            real => (hal::open(&config(real, "")), Hand::find()),
+        };
+        assert_eq!(board.info.button.status, PartStatus::Works, "{name}: {}", board.info.button.detail);
+        assert_eq!(board.info.pins.as_str(), name);
+        Self { name: name.to_owned(), board, hand, runtime }
+    }
+
+    fn level(&mut self) -> Level {
+        self.board.button.as_mut().unwrap().level().unwrap()
+    }
+
+    fn led(&mut self, light: Light) {
+        self.board.button.as_mut().unwrap().set_led(light).unwrap();
+    }
+
+    /// The line after it was let go has settled.
+    fn settle(&mut self) {
+        self.run_until(Clock.now().plus_ms(SETTLE_MS + 1));
+    }
+
+    /// Lets the clock reach `end`. The backend's own threads go on meanwhile.
+    fn run_until(&self, end: Instant) {
+        let left = end.saturating_since(Clock.now());
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(left)).await });
+    }
+
+    /// The next edge.
+    fn edge(&mut self) -> Edge {
+        let Self { name, board, runtime, .. } = self;
+        let edge = runtime.block_on(async { tokio::time::timeout(PATIENCE, board.edges.recv()).await });
+        edge.unwrap_or_else(|_| panic!("{name}: no edge")).unwrap_or_else(|| panic!("{name}: the edges ended"))
+    }
+
+    fn no_edge_waits(&mut self, when: &str) {
+        let edge = self.board.edges.try_recv();
+        assert!(edge.is_err(), "{}: {when}: {edge:?}", self.name);
+    }
+}
+
+fn a_press_is_two_edges_with_their_times(rig: &mut Rig) {
+    assert_eq!(rig.level(), Level::Released, "{}: at rest", rig.name);
+    rig.no_edge_waits("nobody has pressed");
+    let before = Clock.now();
+    rig.hand.put(Level::Pressed);
+    let down = rig.edge();
+    assert_eq!((down.level, rig.level()), (Level::Pressed, Level::Pressed), "{}", rig.name);
+    rig.hand.put(Level::Released);
+    let up = rig.edge();
+    assert_eq!((up.level, rig.level()), (Level::Released, Level::Released), "{}", rig.name);
+    let after = Clock.now();
+    // two clocks of the kernel are compared, which costs a millisecond of rounding
+    assert!(
+        down.at.plus_ms(1) >= before && down.at <= up.at && up.at <= after.plus_ms(1),
+        "{}: {before:?} {down:?} {up:?} {after:?}",
+        rig.name
+    );
+}
+
+/// A finger's press with bounce at both ends is one short gesture, whichever of the bounces the backend sees.
+fn bounce_makes_no_gesture(rig: &mut Rig) {
+    let thresholds = Thresholds::default();
+    let mut recogniser = Recogniser::new(thresholds, rig.level(), Clock.now());
+    for level in [Level::Pressed, Level::Released, Level::Pressed] {
+        rig.hand.put(level);
+    }
+    let held = Clock.now().plus_ms(SEEN_WITHIN_MS + 3 * u64::from(thresholds.debounce_ms));
+    rig.run_until(held);
+    for level in [Level::Released, Level::Pressed, Level::Released] {
+        rig.hand.put(level);
+    }
+    let end = Clock.now().plus_ms(u64::from(thresholds.double_gap_ms) + 4 * u64::from(thresholds.debounce_ms));
+    let mut told = Vec::new();
+    while Clock.now() < end {
+        let wait = Duration::from_millis(end.saturating_since(Clock.now()) + 1);
+        let edges = &mut rig.board.edges;
+        match rig.runtime.block_on(async { tokio::time::timeout(wait, edges.recv()).await }) {
+            Ok(Some(edge)) => told.extend(recogniser.edge(edge.at, edge.level)),
+            Ok(None) => panic!("{}: the edges ended", rig.name),
+            Err(_) => {}
+        }
+    }
+    told.extend(recogniser.poll(Clock.now()));
+    assert_eq!(
+        told,
+        [GestureEvent::Pressed, GestureEvent::Released, GestureEvent::Gesture(Gesture::Short)],
+        "{}",
+        rig.name
+    );
+}
+
+/// While we drive the line no edges come; let go, it is a button again, and one that is held is seen.
+fn the_led_and_the_button_share_the_line(rig: &mut Rig) {
+    rig.led(Light::Lit);
+    assert!(rig.hand.sees_light(), "{}: not lit", rig.name);
+    rig.led(Light::Lit);
+    rig.hand.put(Level::Pressed);
+    rig.hand.put(Level::Released);
+    rig.led(Light::Dark);
+    rig.settle();
+    assert!(!rig.hand.sees_light(), "{}: still lit", rig.name);
+    assert_eq!(rig.level(), Level::Released, "{}: let go", rig.name);
+    rig.no_edge_waits("our own LED is no press");
+
+    rig.led(Light::Lit);
+    rig.hand.put(Level::Pressed);
+    rig.led(Light::Dark);
+    rig.settle();
+    assert_eq!(rig.level(), Level::Pressed, "{}: held while it was lit", rig.name);
+    rig.hand.put(Level::Released);
+    // a sampled line may have seen the press too
+    while rig.edge().level == Level::Pressed {}
+    a_press_is_two_edges_with_their_times(rig);
+}
+
+/// The line has one owner, whom others are told; when the owner ends it is free and dark.
+fn the_line_has_one_owner(rig: Rig) {
+    let Rig { name, board, hand, .. } = rig;
+    if name == "simulated" {
+        return; // each simulated board is another one
+    }
+    let second = hal::open(&config(&name, ""));
+    assert_eq!(second.info.button.status, PartStatus::Busy, "{name}: {}", second.info.button.detail);
+    assert!(second.info.button.detail.as_str().contains("beehive"), "{name}: {}", second.info.button.detail);
+    drop(second);
+    let mut board = board;
+    board.button.as_mut().unwrap().set_led(Light::Lit).unwrap();
+    drop(board);
+    let again = Rig::open(&name);
+    assert!(matches!(hand, Hand::None) || !hand.sees_light(), "{name}: the LED outlives its owner");
+    drop(again);
+    let missing = hal::open(&config(&name, "chips = [\"pinctrl-of-another-board\"]\n"));
+    let detail = missing.info.button.detail.as_str();
+    assert_eq!(missing.info.button.status, PartStatus::Missing, "{name}: {detail}");
+    assert!(detail.contains("pinctrl-of-another-board") && detail.contains("pinctrl-bcm2835"), "{name}: {detail}");
+}
+
+/// Where nobody presses: the line is taken, driven and let go, again and again, so that somebody who looks at the
+/// registers sees both.
+fn the_line_can_be_driven_and_let_go(rig: &mut Rig) {
+    for _ in 0..60 {
+        rig.led(Light::Lit);
+        assert_eq!(rig.level(), Level::Pressed, "{}: lit is low", rig.name);
+        rig.run_until(Clock.now().plus_ms(25));
+        rig.led(Light::Dark);
+        rig.run_until(Clock.now().plus_ms(25));
+        rig.level();
+    }
+}
+
+#[test]
+fn every_way_to_the_pins_keeps_the_contract() {
+    let name = std::env::var("BEEHIVE_CONTRACT").unwrap_or_else(|_| "simulated".to_owned());
+    let mut rig = Rig::open(&name);
+    match rig.hand {
+        Hand::Simulated(_) | Hand::Kernel(_) => {
+            a_press_is_two_edges_with_their_times(&mut rig);
+            bounce_makes_no_gesture(&mut rig);
+            the_led_and_the_button_share_the_line(&mut rig);
+        }
+        Hand::None => the_line_can_be_driven_and_let_go(&mut rig),
+    }
+    the_line_has_one_owner(rig);
+    println!("contract kept: {name}");
+}
