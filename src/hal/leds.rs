@@ -297,12 +297,15 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The trigger in brackets: `none rc-feedback [mmc0] timer`.
+/// The trigger in brackets: `none rc-feedback [mmc0] timer`. A single word is chosen with or without them.
 fn chosen(triggers: &str) -> &str {
-    triggers
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix('[').and_then(|word| word.strip_suffix(']')))
-        .unwrap_or("none")
+    let bracketed = |word: &'_ str| word.starts_with('[') && word.ends_with(']');
+    let mut words = triggers.split_whitespace();
+    let chosen = match (words.next(), words.next()) {
+        (Some(only), None) => Some(only),
+        _ => triggers.split_whitespace().find(|word| bracketed(word)),
+    };
+    chosen.map_or("none", |word| word.trim_matches(['[', ']']))
 }
 
 #[cfg(test)]
@@ -341,6 +344,20 @@ mod tests {
         drop(leds);
         assert_eq!((read(&root, "ACT/trigger"), read(&root, "ACT/brightness")), ("mmc0".into(), "0".into()));
         assert!(read(&root, "PWR/trigger").contains("[default-on]"));
+    }
+
+    #[test]
+    fn the_trigger_is_the_word_in_brackets() {
+        for (triggers, trigger) in [
+            ("none rc-feedback [mmc0] timer\n", "mmc0"),
+            ("[none] mmc0\n", "none"),
+            ("none mmc0\n", "none"),
+            ("mmc0", "mmc0"),
+            ("[mmc0]\n", "mmc0"),
+            ("", "none"),
+        ] {
+            assert_eq!(chosen(triggers), trigger, "{triggers}");
+        }
     }
 
     #[test]

@@ -125,6 +125,15 @@ impl Wire {
         })
     }
 
+    /// Waits for an LED pattern in a node's state. One that is there already counts, as a state is told only once.
+    pub fn wait_led(&self, node: &str, from: usize, led: &str) -> usize {
+        self.wait(&format!("the LED pattern {led} in the state of {node}"), from, |topic, payload| {
+            is_of(topic, node)
+                && matches!(topic, Topic::State(_))
+                && read::<NodeState>(payload).is_some_and(|state| state.led.as_str() == led)
+        })
+    }
+
     /// Waits until a node has said goodbye in an orderly way.
     pub fn wait_offline(&self, node: &str, from: usize, reason: &str) -> usize {
         self.wait(&format!("the farewell of {node}"), from, |topic, payload| {
