@@ -276,13 +276,12 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
                 None => return Ok(AgentEnd::LinkEnded),
             },
             Some(outcome) = outcomes_in.recv() => agent.outcome(outcome),
-            Some(knock) = knocks.recv() => match agent.knock(knock) {
-                Some(end) => {
+            Some(knock) = knocks.recv() => {
+                if let Some(end) = agent.knock(knock) {
                     agent.link.close("the shutdown was called off").await;
                     return Ok(end);
                 }
-                None => {}
-            },
+            }
             () = tokio::time::sleep(pause) => {}
         }
         let now = agent.clock.now();
