@@ -119,6 +119,8 @@ fn what_outlives_the_daemon() {
     wire.wait_event(ONE, told, NodeEventKind::ButtonReleased, "");
 
     // each way to die: the fan at full speed until the next one takes it, the LEDs theirs again, BCM4 high
+    // above the first trip point, so that a new daemon's curve begins there too
+    set_temperature(&machine, 41_000);
     let daemon = machine.ctl("pidof beehive");
     for (how, gone) in [("STOP", "a loop that stands still"), ("KILL", "killed")] {
         machine.ctl("touch /proc/1/root/run/hold");
