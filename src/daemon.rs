@@ -150,6 +150,7 @@ fn link_config(config: &Config, client_id: &str, audience: Audience, presence: O
     LinkConfig {
         host: config.broker.host.clone(),
         port: config.broker.port,
+        tls: None,
         client_id: client_id.to_owned(),
         crew: config.crew.clone(),
         audience,

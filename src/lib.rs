@@ -8,6 +8,7 @@
 //! | [`agent`] | the task on each Pi |
 //! | [`coordinator`] | the task on the master |
 //! | [`console`], [`cli`] | the ops console, the command line |
+//! | [`crew`] | keys, certificates and the broker's files of a crew |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
 //! | `demo` | a whole crew on one machine |
 //! | [`link`] | the way to the broker |
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod coordinator;
+pub mod crew;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -37,6 +37,7 @@ fn config(port: u16, id: &str, audience: Audience, presence: Option<Topic>) -> L
     LinkConfig {
         host: "127.0.0.1".to_owned(),
         port,
+        tls: None,
         client_id: id.to_owned(),
         crew: crew(),
         audience,

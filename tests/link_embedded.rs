@@ -83,6 +83,7 @@ fn spawn(port: u16, id: &str, audience: Audience, presence: Topic) -> (Link, Rec
     Link::spawn(LinkConfig {
         host: "127.0.0.1".to_owned(),
         port,
+        tls: None,
         client_id: id.to_owned(),
         crew: crew(),
         audience,

@@ -114,6 +114,7 @@ impl Session {
         let (link, events) = Link::spawn(LinkConfig {
             host: broker.host.clone(),
             port: broker.port,
+            tls: None,
             client_id: format!("console-{user}-{}", &tail[..12]),
             crew: crew.clone(),
             audience: Audience::Console(user.clone()),

@@ -147,6 +147,7 @@ fn console(broker: SocketAddr, user: &UserName) -> anyhow::Result<(Link, mpsc::R
     Ok(Link::spawn(LinkConfig {
         host: broker.ip().to_string(),
         port: broker.port(),
+        tls: None,
         client_id: format!("console-{}", uuid::Uuid::new_v4().simple()),
         crew: CREW.parse().map_err(|error| anyhow::anyhow!("the crew's name: {error}"))?,
         audience: Audience::Console(user.clone()),

@@ -607,6 +607,7 @@ impl Pi {
         Link::spawn(LinkConfig {
             host: self.crew.broker.ip().to_string(),
             port: self.crew.broker.port(),
+            tls: None,
             client_id: client_id.to_owned(),
             crew: self.crew.name.clone(),
             audience,

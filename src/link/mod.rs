@@ -18,9 +18,11 @@
 mod outbox;
 mod refused;
 mod task;
+mod tls;
 
 pub use outbox::Dropped;
 pub use refused::{Refusal, RefusedKind, Retained};
+pub use tls::{Tls, TlsError};
 
 use beehive_mqtt::node::Refused;
 use beehive_mqtt::{Audience, CrewName, DecodeError, EncodeError, Payload, Text, Topic, decode, encode};
@@ -47,6 +49,8 @@ pub struct LinkConfig {
     pub host: String,
     /// The broker's port.
     pub port: u16,
+    /// TLS; without it the broker has to be on this machine.
+    pub tls: Option<Tls>,
     /// Who we are at the broker. Of two clients with one id the broker throws out the older: it must be unique, and
     /// without a slash (which stops rumqttd).
     pub client_id: String,

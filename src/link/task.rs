@@ -204,6 +204,9 @@ impl Task {
             Err(_) => self.config.host.clone(),
         };
         let mut options = MqttOptions::new(&self.config.client_id, host, self.config.port);
+        if let Some(tls) = &self.config.tls {
+            options.set_transport(tls.transport());
+        }
         options.set_keep_alive(KEEP_ALIVE);
         options.set_clean_session(true);
         options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);

@@ -77,7 +77,7 @@ fn log(dir: &Path) -> String {
     fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
-fn mosquitto() -> PathBuf {
+pub fn mosquitto() -> PathBuf {
     // Debian has it in a folder that is not in everybody's path
     let places = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&places)

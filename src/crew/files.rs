@@ -1,0 +1,106 @@
+//! Files of the crew's folder: written whole or not at all, and private ones readable by their owner alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Public,
+    /// Its owner.
+    Private,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Public => 0o644,
+            Self::Private => 0o600,
+        }
+    }
+}
+
+/// Certificates of the largest crew are some 60 KiB; what is beyond this is something else.
+pub const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Writes a file beside `path` and renames it, so that a reader sees the old or the new one. Its mode is set when it is
+/// made: a private file is never, not even for a moment, readable by others.
+///
+/// # Errors
+/// As the system gives them, with the path.
+pub fn write(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    let attempt = || {
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    };
+    attempt().map_err(|error| named(path, "write", &error))
+}
+
+/// Reads a file, up to [`MAX_BYTES`].
+///
+/// # Errors
+/// As the system gives them, with the path; or that it is too large or no text.
+pub fn read(path: &Path) -> io::Result<String> {
+    let attempt = || {
+        let mut text = String::new();
+        File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {MAX_BYTES} bytes")));
+        }
+        Ok(text)
+    };
+    attempt().map_err(|error| named(path, "read", &error))
+}
+
+fn named(path: &Path, what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn modes_are_as_asked_even_over_an_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, access, mode) in [("a", Access::Private, 0o600), ("b", Access::Public, 0o644)] {
+            let path = dir.path().join(name);
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+            write(&path, access, b"new").unwrap();
+            assert_eq!(read(&path).unwrap(), "new");
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            // the umask may take bits of a public one away, never add any
+            assert_eq!(found & !mode, 0, "{found:o}");
+            assert!(found & 0o600 == 0o600, "{found:o}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent");
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+        fs::write(&path, vec![b'x'; MAX_BYTES as usize + 1]).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("larger"));
+    }
+}

@@ -1,0 +1,484 @@
+//! The broker's configuration, rules and certificates, against a real mosquitto.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use beehive::crew::broker::{Part, Plan, file};
+use beehive::crew::files::{self, Access};
+use beehive::crew::tls::{Authority, Identity, Pair, identity};
+use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence, Tls};
+use beehive_mqtt::{Audience, CrewName, Topic};
+use common::{PATIENCE, soon};
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+fn crew() -> CrewName {
+    "c1".parse().unwrap()
+}
+
+/// A crew's certificates and its broker.
+struct Broker {
+    authority: Pair,
+    pairs: BTreeMap<String, Pair>,
+    plan: Plan,
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+    /// What a test adds to the configuration.
+    more: String,
+}
+
+fn parts() -> Vec<Part> {
+    let node = |name: &str| name.parse().unwrap();
+    let user = |name: &str| name.parse().unwrap();
+    vec![
+        Part::Master(node("n0")),
+        Part::Node(node("n1")),
+        Part::Node(node("n2")),
+        Part::Operator(user("ann")),
+        Part::Operator(user("bob")),
+        Part::Watcher(user("eve")),
+        Part::Bridge(user("door")),
+        Part::Tool(user("ha")),
+    ]
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+impl Broker {
+    fn start() -> Self {
+        let mut broker = Self::prepared("");
+        broker.run();
+        broker
+    }
+
+    fn prepared(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (authority, pair) = Authority::generate(&crew()).unwrap();
+        let server = authority.broker(&["127.0.0.1".to_owned()]).unwrap();
+        let pairs =
+            parts().iter().map(|part| (part.identity().common_name(), identity(&part.identity()).unwrap())).collect();
+        let plan = Plan { crew: crew(), port: 0, dir: dir.path().to_owned(), parts: parts() };
+        files::write(&dir.path().join(file::CERTIFICATE), Access::Public, server.certificate.as_bytes()).unwrap();
+        files::write(&dir.path().join(file::KEY), Access::Private, server.key.expose().as_bytes()).unwrap();
+        Self { authority: pair, pairs, plan, dir, child: None, more: more.to_owned() }
+    }
+
+    /// Writes what the plan says and starts mosquitto, on its port if it has one, else on a free one.
+    fn run(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let fixed = self.plan.port != 0;
+        while self.child.is_none() {
+            assert!(Instant::now() < deadline, "mosquitto does not start: {}", log(self.dir.path()));
+            if !fixed {
+                self.plan.port = free_port();
+            }
+            self.write();
+            self.child = spawn(self.dir.path());
+        }
+    }
+
+    fn write(&self) {
+        let dir = self.dir.path();
+        let clients: String = self
+            .plan
+            .parts
+            .iter()
+            .map(|part| self.pairs[&part.identity().common_name()].certificate.as_str())
+            .collect();
+        files::write(&dir.join(file::CONFIG), Access::Public, (self.plan.config() + &self.more).as_bytes()).unwrap();
+        files::write(&dir.join(file::ACL), Access::Private, self.plan.acl().as_bytes()).unwrap();
+        files::write(&dir.join(file::CLIENTS), Access::Public, clients.as_bytes()).unwrap();
+        // what the system's own mosquitto.conf says
+        let main = format!(
+            "user root\nlog_dest stderr\nlog_type all\npersistence_location {}/\ninclude_dir {}\n",
+            dir.join("store").display(),
+            dir.join("conf.d").display()
+        );
+        fs::create_dir_all(dir.join("store")).unwrap();
+        fs::create_dir_all(dir.join("conf.d")).unwrap();
+        fs::copy(dir.join(file::CONFIG), dir.join("conf.d").join(file::CONFIG)).unwrap();
+        fs::write(dir.join("main.conf"), main).unwrap();
+    }
+
+    /// Ends mosquitto as systemd does.
+    fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        self.run();
+    }
+
+    fn pair(&self, name: &str) -> &Pair {
+        &self.pairs[name]
+    }
+
+    fn tls(&self, pair: &Pair) -> Tls {
+        Tls::new(&crew(), &self.authority.certificate, &pair.certificate, &pair.key).unwrap()
+    }
+
+    /// A client with the certificate of `name`.
+    async fn client(&self, name: &str, filters: &[&str]) -> Client {
+        let client = self.try_client(self.pair(name), name, filters).await;
+        client.unwrap_or_else(|error| panic!("{name} is refused: {error}; {}", self.log()))
+    }
+
+    async fn try_client(&self, pair: &Pair, id: &str, filters: &[&str]) -> Result<Client, String> {
+        let transport = Transport::tls_with_config(TlsConfiguration::Simple {
+            ca: self.authority.certificate.clone().into_bytes(),
+            alpn: None,
+            client_auth: Some((pair.certificate.clone().into_bytes(), pair.key.expose().as_bytes().to_vec())),
+        });
+        Client::connect(self.plan.port, id, transport, filters).await
+    }
+
+    fn log(&self) -> String {
+        log(self.dir.path())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn log(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log")).unwrap_or_default()
+}
+
+fn spawn(dir: &Path) -> Option<Child> {
+    let mut child = Command::new(common::mosquitto())
+        .arg("-c")
+        .arg(dir.join("main.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        if log(dir).contains(" running") {
+            return Some(child);
+        }
+        assert!(Instant::now() < deadline, "mosquitto does not start: {}", log(dir));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A client that knows nothing of beehive.
+struct Client {
+    client: AsyncClient,
+    messages: mpsc::UnboundedReceiver<Publish>,
+    acknowledged: mpsc::UnboundedReceiver<()>,
+    ended: tokio::task::JoinHandle<String>,
+}
+
+impl Client {
+    async fn connect(port: u16, id: &str, transport: Transport, filters: &[&str]) -> Result<Self, String> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut options = MqttOptions::new(id, "127.0.0.1", port);
+        options.set_transport(transport);
+        options.set_keep_alive(Duration::from_secs(10));
+        let (client, mut event_loop) = AsyncClient::new(options, 100);
+        let (messages_out, messages) = mpsc::unbounded_channel();
+        let (acknowledged_out, acknowledged) = mpsc::unbounded_channel();
+        match soon("the handshake", event_loop.poll()).await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {}
+            Ok(other) => return Err(format!("{other:?}")),
+            Err(error) => return Err(error.to_string()),
+        }
+        for filter in filters {
+            client.subscribe(*filter, QoS::AtLeastOnce).await.unwrap();
+        }
+        let mut confirmed = 0;
+        while confirmed < filters.len() {
+            match soon("the subscription", event_loop.poll()).await {
+                Ok(Event::Incoming(Packet::SubAck(_))) => confirmed += 1,
+                Ok(Event::Incoming(Packet::Publish(publish))) => messages_out.send(publish).unwrap(),
+                Ok(_) => {}
+                // TLS 1.3 lets a client believe that it is in before its certificate has been looked at
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let ended = tokio::spawn(async move {
+            loop {
+                match event_loop.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => drop(messages_out.send(publish)),
+                    Ok(Event::Incoming(Packet::PubAck(_))) => drop(acknowledged_out.send(())),
+                    Ok(_) => {}
+                    Err(error) => return error.to_string(),
+                }
+            }
+        });
+        Ok(Self { client, messages, acknowledged, ended })
+    }
+
+    /// Publishes and waits for the acknowledgement, which comes for a refused one, too.
+    async fn publish(&mut self, topic: &str, payload: &str) {
+        self.publish_as(topic, payload, Kept::No).await;
+    }
+
+    async fn publish_as(&mut self, topic: &str, payload: &str, kept: Kept) {
+        self.client.publish(topic, QoS::AtLeastOnce, kept == Kept::Yes, payload).await.unwrap();
+        soon("the acknowledgement", self.acknowledged.recv()).await.expect("the connection is lost");
+    }
+
+    /// What came until the message `last`.
+    async fn until(&mut self, last: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let publish = soon("the last message", self.messages.recv()).await.expect("the connection is lost");
+            let text = format!("{} {}", publish.topic, String::from_utf8_lossy(&publish.payload));
+            if publish.payload == last {
+                return all;
+            }
+            all.push(text);
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.ended.abort();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Yes,
+    No,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_reaches_his_own_subtree_and_no_other() {
+    let broker = Broker::start();
+    // the coordinator reads all that nodes and users write; the watcher what nodes and coordinator write
+    let mut coordinator = broker.client("n0", &["beehive/v1/c1/n/#", "beehive/v1/c1/q/#"]).await;
+    let mut eve = broker.client("user:eve", &["beehive/v1/c1/c/#", "beehive/v1/c1/n/#"]).await;
+    let mut n1 = broker.client("n1", &[]).await;
+    for topic in ["n/n2/state", "n/n2/result", "n/n0/state", "c/state", "c/manifest", "q/ann/request"] {
+        n1.publish(&format!("beehive/v1/c1/{topic}"), "forged").await;
+    }
+    n1.publish("beehive/v1/c1/n/n1/state", "own").await;
+    n1.publish("beehive/v1/c1/n/n1/state", "end").await;
+    assert_eq!(coordinator.until("end").await, ["beehive/v1/c1/n/n1/state own"]);
+    assert_eq!(eve.until("end").await, ["beehive/v1/c1/n/n1/state own"]);
+
+    let mut ann = broker.client("user:ann", &[]).await;
+    for topic in ["c/state", "c/manifest", "c/event", "n/n1/state", "q/bob/request", "q/bob/direct/n1"] {
+        ann.publish(&format!("beehive/v1/c1/{topic}"), "forged").await;
+    }
+    eve.publish("beehive/v1/c1/q/eve/request", "forged").await;
+    ann.publish("beehive/v1/c1/q/ann/request", "end").await;
+    assert_eq!(coordinator.until("end").await, Vec::<String>::new());
+    coordinator.publish("beehive/v1/c1/c/state", "end").await;
+    assert_eq!(eve.until("end").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_and_their_credentials_reach_their_node_alone_and_come_from_the_coordinator_alone() {
+    let broker = Broker::start();
+    let everything = ["#", "beehive/v1/c1/d/#", "beehive/v1/c1/d/n1/command", "beehive/v1/c1/p/#"];
+    let mut others = Vec::new();
+    for name in ["n2", "user:ann", "user:eve", "user:door", "tool:ha"] {
+        others.push((name, broker.client(name, &everything).await));
+    }
+    let mut n1 = broker.client("n1", &["beehive/v1/c1/d/n1/command"]).await;
+    for (_, other) in &mut others {
+        other.publish("beehive/v1/c1/d/n1/command", "forged").await;
+    }
+    let mut coordinator = broker.client("n0", &[]).await;
+    coordinator.publish("beehive/v1/c1/d/n1/command", "secret").await;
+    coordinator.publish("beehive/v1/c1/p/bob/response", "secret").await;
+    coordinator.publish("beehive/v1/c1/d/n1/command", "end").await;
+    assert_eq!(n1.until("end").await, ["beehive/v1/c1/d/n1/command secret"]);
+    // all of them may read this, and it comes after the secrets
+    coordinator.publish("beehive/v1/c1/c/presence", "end").await;
+    for (name, other) in &mut others {
+        assert_eq!(other.until("end").await, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_text_the_anonymous_and_strangers_are_refused() {
+    let broker = Broker::start();
+    let plain = Client::connect(broker.plan.port, "x", Transport::Tcp, &["#"]).await;
+    assert!(plain.is_err(), "plain text is let in");
+    let ca = broker.authority.certificate.clone().into_bytes();
+    let anonymous = TlsConfiguration::Simple { ca, alpn: None, client_auth: None };
+    let anonymous = Client::connect(broker.plan.port, "x", Transport::tls_with_config(anonymous), &["#"]).await;
+    assert!(anonymous.is_err(), "the anonymous is let in");
+    // the same name with a key of his own
+    let forged = identity(&Identity::Node("n1".parse().unwrap())).unwrap();
+    assert!(broker.try_client(&forged, "n1", &["#"]).await.is_err(), "a stranger with a node's name is let in");
+    // the crew's authority vouches for the broker alone: even its own signature lets nobody in
+    let server = fs::read_to_string(broker.dir.path().join(file::CERTIFICATE)).unwrap();
+    let key = fs::read_to_string(broker.dir.path().join(file::KEY)).unwrap();
+    let server = Pair { certificate: server, key: beehive::crew::tls::PrivateKey::new(key) };
+    assert!(broker.try_client(&server, "x", &["#"]).await.is_err(), "the broker's certificate lets one in");
+    assert!(broker.try_client(broker.pair("n1"), "n1", &["#"]).await.is_ok(), "{}", broker.log());
+}
+
+/// A node in the list signs a certificate with another's name, and brings its own along as the authority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_is_let_in_cannot_vouch_for_another() {
+    let broker = Broker::start();
+    let node = broker.pair("n1");
+    let key = rcgen::KeyPair::from_pem(node.key.expose()).unwrap();
+    // once as it stands in the list, once as an authority of the same name and key
+    for with_authority in [None, Some(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))] {
+        let mut parent = rcgen::CertificateParams::default();
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CommonName, "n1");
+        parent.distinguished_name = name;
+        let chain = match with_authority {
+            None => node.certificate.clone(),
+            Some(is_ca) => {
+                parent.is_ca = is_ca;
+                parent.self_signed(&key).unwrap().pem()
+            }
+        };
+        let mut child = rcgen::CertificateParams::default();
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CommonName, "n0");
+        child.distinguished_name = name;
+        child.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let child_key = rcgen::KeyPair::generate().unwrap();
+        let forged = child.signed_by(&child_key, &rcgen::Issuer::new(parent, &key)).unwrap().pem();
+        let forged =
+            Pair { certificate: forged + &chain, key: beehive::crew::tls::PrivateKey::new(child_key.serialize_pem()) };
+        assert!(broker.try_client(&forged, "n0", &["#"]).await.is_err(), "n1 passes for n0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_identity_is_put_out_and_stays_out_and_the_others_are_back() {
+    let mut broker = Broker::start();
+    let mut watcher = broker.client("user:eve", &["beehive/v1/c1/n/#"]).await;
+    let mut n1 = broker.client("n1", &["beehive/v1/c1/n/n1/presence"]).await;
+    n1.publish_as("beehive/v1/c1/n/n1/state", "kept", Kept::Yes).await;
+    n1.publish("beehive/v1/c1/n/n1/state", "end").await;
+    watcher.until("end").await;
+    let (link, mut events) = Link::spawn(LinkConfig {
+        host: "127.0.0.1".to_owned(),
+        port: broker.plan.port,
+        tls: Some(broker.tls(broker.pair("n2"))),
+        client_id: "n2".to_owned(),
+        crew: crew(),
+        audience: Audience::Node("n2".parse().unwrap()),
+        presence: Some(OwnPresence { topic: Topic::Presence("n2".parse().unwrap()), start: 1 }),
+    });
+    up(&mut events).await;
+
+    broker.plan.parts.retain(|part| *part != Part::Node("n1".parse().unwrap()));
+    broker.restart();
+    let last = soon("the end of the revoked connection", &mut n1.ended).await.unwrap();
+    assert!(!last.is_empty());
+    for _ in 0..3 {
+        assert!(broker.try_client(broker.pair("n1"), "n1", &["#"]).await.is_err(), "a revoked one is let in");
+    }
+    // the others come back by themselves, and what was kept is kept
+    up(&mut events).await;
+    let mut watcher = broker.client("user:eve", &["beehive/v1/c1/n/n1/state"]).await;
+    let mut master = broker.client("n0", &[]).await;
+    let kept = soon("what was kept", watcher.messages.recv()).await.unwrap();
+    assert_eq!((kept.payload.as_ref(), kept.retain), (b"kept".as_slice(), true));
+    master.publish("beehive/v1/c1/c/state", "end").await;
+    drop(link);
+}
+
+async fn up(events: &mut mpsc::Receiver<LinkEvent>) {
+    soon("the link to come up", async {
+        loop {
+            match events.recv().await.expect("the link has ended") {
+                LinkEvent::Up { .. } => return,
+                LinkEvent::Down { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_certificate_is_let_in_and_the_old_one_of_the_same_name_is_not() {
+    let mut broker = Broker::start();
+    let old = broker.pair("n1").clone();
+    let new = identity(&Identity::Node("n1".parse().unwrap())).unwrap();
+    assert!(broker.try_client(&new, "n1", &["#"]).await.is_err());
+    broker.pairs.insert("n1".to_owned(), new.clone());
+    broker.restart();
+    assert!(broker.try_client(&old, "n1", &["#"]).await.is_err(), "the old certificate is let in");
+    assert!(broker.try_client(&new, "n1", &["#"]).await.is_ok(), "{}", broker.log());
+}
+
+/// The way not taken: with a revocation list of the crew's authority that has run out, mosquitto refuses everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_revocation_list_would_lock_everybody_out_and_ours_has_none() {
+    let with_list = |not_after| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        let certificate = authority.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(authority, &key);
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: not_after,
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&issuer).unwrap().pem().unwrap();
+        let mut client = rcgen::CertificateParams::default();
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CommonName, "n1");
+        client.distinguished_name = name;
+        let client_key = rcgen::KeyPair::generate().unwrap();
+        let client = client.signed_by(&client_key, &issuer).unwrap().pem();
+        let pair = Pair { certificate: client, key: beehive::crew::tls::PrivateKey::new(client_key.serialize_pem()) };
+        (certificate, list, pair)
+    };
+    for (until, let_in) in [(rcgen::date_time_ymd(2020, 1, 2), false), (rcgen::date_time_ymd(9999, 1, 1), true)] {
+        let (authority, list, pair) = with_list(until);
+        let mut broker = Broker::prepared("");
+        let path = broker.dir.path().join("revoked.crl");
+        fs::write(&path, list).unwrap();
+        broker.more = format!("crlfile {}\n", path.display());
+        // an authority that vouches for clients, as others do it
+        broker.pairs.get_mut("n1").unwrap().certificate = authority;
+        broker.plan.parts = vec![Part::Node("n1".parse().unwrap())];
+        broker.run();
+        let end = broker.try_client(&pair, "n1", &["#"]).await.map(drop);
+        assert_eq!(end.is_ok(), let_in, "{end:?} {}", broker.log());
+    }
+    assert!(!Broker::prepared("").plan.config().contains("crlfile"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_brokers_key_is_readable_by_its_owner_alone_and_in_no_log() {
+    let broker = Broker::start();
+    let _client = broker.client("n1", &["beehive/v1/c1/c/state"]).await;
+    let path = broker.dir.path().join(file::KEY);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = fs::read_to_string(path).unwrap();
+    let secret = key.lines().nth(1).unwrap();
+    assert!(!broker.log().contains(secret));
+}
