@@ -74,6 +74,7 @@ struct Rig {
     runtime: Runtime,
     /// Since when the line is a button again: edges with an older stamp are our own, and dropped, as the agent does it.
     listening_since: Instant,
+    last: Level,
 }
 
 fn config(backend: &str, more: &str) -> Config {
@@ -95,7 +96,7 @@ impl Rig {
         };
         assert_eq!(board.info.button.status, PartStatus::Works, "{name}: {}", board.info.button.detail);
         assert_eq!(board.info.pins.as_str(), name);
-        Self { name: name.to_owned(), board, hand, runtime, listening_since: Clock.now() }
+        Self { name: name.to_owned(), board, hand, runtime, listening_since: Clock.now(), last: Level::Released }
     }
 
     fn level(&mut self) -> Level {
@@ -119,32 +120,37 @@ impl Rig {
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(left)).await });
     }
 
-    /// The next edge.
+    /// The next edge that changes anything. The kernel reads the level when it comes to tell of an edge, so two that come
+    /// close together are told as two of one kind; a recogniser takes the second release for nothing.
     fn edge(&mut self) -> Edge {
-        let Self { name, board, runtime, listening_since, .. } = self;
+        let Self { name, board, runtime, listening_since, last, .. } = self;
         let edges = &mut board.edges;
         let next = async {
             loop {
                 match edges.recv().await {
-                    Some(edge) if edge.at < *listening_since => {}
+                    Some(edge) if edge.at < *listening_since || edge.level == *last => {}
                     other => return other,
                 }
             }
         };
         let edge = runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await });
-        edge.unwrap_or_else(|_| panic!("{name}: no edge")).unwrap_or_else(|| panic!("{name}: the edges ended"))
+        let edge = edge.unwrap_or_else(|_| panic!("{name}: no edge"));
+        let edge = edge.unwrap_or_else(|| panic!("{name}: the edges ended"));
+        *last = edge.level;
+        edge
     }
 
-    fn no_edge_waits(&mut self, when: &str) {
+    fn no_press_waits(&mut self, when: &str) {
         while let Ok(edge) = self.board.edges.try_recv() {
-            assert!(edge.at < self.listening_since, "{}: {when}: {edge:?}", self.name);
+            let ours = edge.at < self.listening_since;
+            assert!(ours || edge.level == Level::Released, "{}: {when}: {edge:?}", self.name);
         }
     }
 }
 
 fn a_press_is_two_edges_with_their_times(rig: &mut Rig) {
     assert_eq!(rig.level(), Level::Released, "{}: at rest", rig.name);
-    rig.no_edge_waits("nobody has pressed");
+    rig.no_press_waits("nobody has pressed");
     let before = Clock.now();
     rig.hand.put(Level::Pressed);
     let down = rig.edge();
@@ -205,7 +211,7 @@ fn the_led_and_the_button_share_the_line(rig: &mut Rig) {
     rig.listen();
     assert!(!rig.hand.sees_light(), "{}: still lit", rig.name);
     assert_eq!(rig.level(), Level::Released, "{}: let go", rig.name);
-    rig.no_edge_waits("our own LED is no press");
+    rig.no_press_waits("our own LED is no press");
 
     rig.led(Light::Lit);
     rig.hand.put(Level::Pressed);
@@ -214,8 +220,9 @@ fn the_led_and_the_button_share_the_line(rig: &mut Rig) {
     // as long as any finger does: a backend that samples has then looked
     rig.run_until(Clock.now().plus_ms(SEEN_WITHIN_MS));
     rig.hand.put(Level::Released);
-    // a sampled line may have seen the press too
-    while rig.edge().level == Level::Pressed {}
+    // the press began unseen; what comes next is its end, and with a sampled line perhaps the press before it
+    rig.last = Level::Pressed;
+    assert_eq!(rig.edge().level, Level::Released, "{}", rig.name);
     a_press_is_two_edges_with_their_times(rig);
 }
 
