@@ -17,7 +17,7 @@ use gpiocdev::request::{Config, Request};
 use tokio::sync::mpsc;
 
 use super::chips::FoundChip;
-use super::{Button, CONSUMER, Edge, HalError, MAX_EDGES, Unusable};
+use super::{Button, CONSUMER, Edge, HalError, MAX_EDGES, Order, Unusable};
 use crate::clock::Clock;
 
 /// How often the thread that waits for edges looks whether anybody still wants them.
@@ -78,6 +78,7 @@ fn driven_low() -> Config {
 /// descriptor of somebody else's to the reactor, and a sleeping thread costs one wake-up a second.
 fn send_edges(line: &Line, edges: &mpsc::Sender<Edge>) -> Result<(), HalError> {
     let mut last_seqno = 0;
+    let mut order = Order::new();
     while !edges.is_closed() {
         if !line.request.wait_edge_event(STILL_WANTED_EVERY).map_err(|error| failed("watch", &error))? {
             continue;
@@ -92,7 +93,7 @@ fn send_edges(line: &Line, edges: &mpsc::Sender<Edge>) -> Result<(), HalError> {
                 EdgeKind::Falling => Level::Pressed,
                 EdgeKind::Rising => Level::Released,
             };
-            if edges.blocking_send(Edge { at: Clock.from_monotonic_ns(event.timestamp_ns), level }).is_err() {
+            if edges.blocking_send(order.edge(event.timestamp_ns, level)).is_err() {
                 return Ok(());
             }
         }

@@ -39,6 +39,7 @@ use beehive_mqtt::Text;
 use beehive_mqtt::node::{Part, PartStatus};
 use tokio::sync::mpsc;
 
+use crate::clock::Clock;
 use crate::config::{Config, HatBus, PinBackend, Switch};
 use i2c::I2cHat;
 use kernel_hat::KernelHat;
@@ -56,6 +57,25 @@ pub struct Edge {
     pub at: Instant,
     /// What the line changed to.
     pub level: Level,
+}
+
+/// Makes edges of the kernel's stamps, in their order: taking a stamp over to our clock rounds, and two close edges must not
+/// change places by that. A recogniser would take it for a clock that went back.
+#[derive(Debug)]
+struct Order {
+    last: Instant,
+}
+
+impl Order {
+    fn new() -> Self {
+        Self { last: Instant::from_ms(0) }
+    }
+
+    fn edge(&mut self, stamp_ns: u64, level: Level) -> Edge {
+        let at = Clock.from_monotonic_ns(stamp_ns).max(self.last);
+        self.last = at;
+        Edge { at, level }
+    }
 }
 
 /// Why a part of the board does not do as asked.

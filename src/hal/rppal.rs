@@ -15,8 +15,7 @@ use rppal::gpio::{Error, Event, Gpio, InputPin, OutputPin, Trigger};
 use tokio::sync::mpsc;
 
 use super::chips::FoundChip;
-use super::{Button, Edge, HalError, Unusable};
-use crate::clock::Clock;
+use super::{Button, Edge, HalError, Order, Unusable};
 
 enum Pin {
     Input(InputPin),
@@ -58,7 +57,8 @@ impl RppalButton {
         // dropped, it stays an input with pull-up
         pin.set_reset_on_drop(false);
         let edges = self.edges.clone();
-        pin.set_async_interrupt(Trigger::Both, None, move |event| send(&edges, &event))
+        let mut order = Order::new();
+        pin.set_async_interrupt(Trigger::Both, None, move |event| send(&edges, &mut order, &event))
             .map_err(|error| failed("watch", &error))?;
         self.pin = Pin::Input(pin);
         Ok(())
@@ -72,14 +72,14 @@ impl RppalButton {
 }
 
 /// On rppal's own thread. What nobody takes is dropped, as in the kernel's buffer.
-fn send(edges: &mpsc::Sender<Edge>, event: &Event) {
+fn send(edges: &mpsc::Sender<Edge>, order: &mut Order, event: &Event) {
     let level = match event.trigger {
         Trigger::FallingEdge => Level::Pressed,
         Trigger::RisingEdge => Level::Released,
         Trigger::Both | Trigger::Disabled => return,
     };
     let stamp_ns = u64::try_from(event.timestamp.min(Duration::from_nanos(u64::MAX)).as_nanos()).unwrap_or(u64::MAX);
-    let _ = edges.try_send(Edge { at: Clock.from_monotonic_ns(stamp_ns), level });
+    let _ = edges.try_send(order.edge(stamp_ns, level));
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> HalError {
