@@ -1,9 +1,11 @@
-//! Envelope and sizes. Every message but telemetry and presence is an envelope `{"v":1,"body":"…"}`, where `body` is a
-//! JSON *string* that holds the inner document's exact bytes: a later signature covers those bytes and needs no canonical
-//! JSON. (Until then the fields `key` and `sig` are absent; a receiver ignores fields that it does not know.)
+//! Envelope and sizes. Every message but telemetry and presence is an envelope
+//! `{"v":1,"key":"…","body":"…","sig":"…"}`, where `body` is a JSON *string* that holds the inner document's exact bytes:
+//! the signature covers those bytes and needs no canonical JSON ([`crate::sign`]). A receiver ignores fields that it does
+//! not know.
 //!
 //! The length is checked before anything is parsed, and `serde_json` stops at 128 levels of nesting, so that no message
-//! can exhaust memory or stack. serde-json-core was tried and keeps escapes as they stand.
+//! can exhaust memory or stack. The signature is checked before the inner document is parsed. serde-json-core was tried
+//! and keeps escapes as they stand.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,12 +13,13 @@ use core::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::PROTOCOL_VERSION;
+use crate::sign::{Distrust, KeyId, Signature, Signer, signed_bytes};
 use crate::text::Text;
 
 /// How a payload travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrapping {
-    /// In an envelope, to be signed.
+    /// In an envelope, signed.
     Envelope,
     /// As it is: telemetry and presence (the broker publishes the last will, so it cannot be fresh anyway).
     Plain,
@@ -38,7 +41,7 @@ pub trait Payload: Serialize + DeserializeOwned {
     };
 }
 
-/// Room for the envelope's own fields, the later `key` and `sig` included.
+/// Room for the envelope's own fields: `key` and `sig` are 144 digits, the names and quotes some 40 characters.
 pub const ENVELOPE_BYTES: usize = 256;
 
 /// The largest packet of this protocol, its topic included. The client is set to it, the broker to it or above.
@@ -63,6 +66,13 @@ pub enum DecodeError {
         /// The version that it names.
         version: u64,
     },
+    /// Not signed by whom it has to be.
+    Distrusted {
+        /// The kind of message.
+        name: &'static str,
+        /// Why it is not believed.
+        why: Distrust,
+    },
     /// No JSON, or not the fields that this kind has.
     Malformed {
         /// The kind of message.
@@ -78,6 +88,7 @@ impl DecodeError {
         match self {
             Self::Oversized { .. } => "oversized",
             Self::Version { .. } => "unknown-version",
+            Self::Distrusted { why, .. } => why.kind(),
             Self::Malformed { .. } => "malformed",
         }
     }
@@ -92,6 +103,7 @@ impl fmt::Display for DecodeError {
             Self::Version { name, version } => {
                 write!(f, "the {name} is of protocol version {version}; this program speaks version {PROTOCOL_VERSION}")
             }
+            Self::Distrusted { name, why } => write!(f, "the {name} {why}"),
             Self::Malformed { name, reason } => write!(f, "the {name} cannot be read: {reason}"),
         }
     }
@@ -119,12 +131,18 @@ impl core::error::Error for EncodeError {}
 #[derive(Serialize)]
 struct EnvelopeOut<'a> {
     v: u8,
+    key: KeyId,
     body: &'a str,
+    sig: Signature,
 }
 
 #[derive(Deserialize)]
 struct EnvelopeIn {
+    #[serde(default)]
+    key: Option<KeyId>,
     body: String,
+    #[serde(default)]
+    sig: Option<Signature>,
 }
 
 #[derive(Serialize)]
@@ -143,11 +161,11 @@ fn malformed<P: Payload>(error: &serde_json::Error) -> DecodeError {
     DecodeError::Malformed { name: P::NAME, reason: Text::format(format_args!("{error}")) }
 }
 
-/// The bytes of `payload` on the wire.
+/// The bytes of `payload` on the wire at `topic`, signed where this kind of message is.
 ///
 /// # Errors
 /// If it would be larger than its kind may be.
-pub fn encode<P: Payload>(payload: &P) -> Result<Vec<u8>, EncodeError> {
+pub fn encode<P: Payload>(payload: &P, topic: &str, signer: &dyn Signer) -> Result<Vec<u8>, EncodeError> {
     let fail =
         |reason: &dyn fmt::Display| EncodeError { name: P::NAME, reason: Text::format(format_args!("{reason}")) };
     let bytes = match P::WRAPPING {
@@ -159,7 +177,10 @@ pub fn encode<P: Payload>(payload: &P) -> Result<Vec<u8>, EncodeError> {
             if body.len() > P::MAX_BODY_BYTES {
                 return Err(fail(&format_args!("{} bytes, more than the {} allowed", body.len(), P::MAX_BODY_BYTES)));
             }
-            serde_json::to_vec(&EnvelopeOut { v: PROTOCOL_VERSION, body: &body }).map_err(|error| fail(&error))?
+            let key = signer.key();
+            let sig = signer.sign(&signed_bytes(topic, key, &body));
+            let envelope = EnvelopeOut { v: PROTOCOL_VERSION, key, body: &body, sig };
+            serde_json::to_vec(&envelope).map_err(|error| fail(&error))?
         }
     };
     if bytes.len() > P::MAX_BYTES {
@@ -168,7 +189,37 @@ pub fn encode<P: Payload>(payload: &P) -> Result<Vec<u8>, EncodeError> {
     Ok(bytes)
 }
 
-/// Reads `bytes` as a `P`. Fields that this version does not know are ignored.
+/// Checks who signed an envelope that arrived at `topic`, before its document is parsed, and says which key it was.
+/// `believe` is given the key's id, what was signed, and the signature.
+///
+/// The length has to be checked already: this knows no kind and so no limit but [`MAX_PACKET_BYTES`].
+///
+/// # Errors
+/// Says whether it is too large, of another version, no envelope, or not believed.
+pub fn verify(
+    bytes: &[u8],
+    topic: &str,
+    mut believe: impl FnMut(KeyId, &[u8], &Signature) -> Result<(), Distrust>,
+) -> Result<KeyId, DecodeError> {
+    const NAME: &str = "message";
+    if bytes.len() > MAX_PACKET_BYTES {
+        return Err(DecodeError::Oversized { name: NAME, bytes: bytes.len(), limit: MAX_PACKET_BYTES });
+    }
+    let malformed =
+        |error: serde_json::Error| DecodeError::Malformed { name: NAME, reason: Text::format(format_args!("{error}")) };
+    let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
+    if v != u64::from(PROTOCOL_VERSION) {
+        return Err(DecodeError::Version { name: NAME, version: v });
+    }
+    let EnvelopeIn { key, body, sig } = serde_json::from_slice(bytes).map_err(malformed)?;
+    let distrusted = |why| DecodeError::Distrusted { name: NAME, why };
+    let (Some(key), Some(sig)) = (key, sig) else { return Err(distrusted(Distrust::Unsigned)) };
+    believe(key, &signed_bytes(topic, key, &body), &sig).map_err(distrusted)?;
+    Ok(key)
+}
+
+/// Reads `bytes` as a `P`. Fields that this version does not know are ignored. **Whoever acts on it has had its signature
+/// checked before** ([`verify`]; the link does that to everything that arrives).
 ///
 /// # Errors
 /// Says whether it is too large, of another version, or malformed.
@@ -183,7 +234,7 @@ pub fn decode<P: Payload>(bytes: &[u8]) -> Result<P, DecodeError> {
     match P::WRAPPING {
         Wrapping::Plain => serde_json::from_slice(bytes).map_err(|error| malformed::<P>(&error)),
         Wrapping::Envelope => {
-            let EnvelopeIn { body } = serde_json::from_slice(bytes).map_err(|error| malformed::<P>(&error))?;
+            let EnvelopeIn { body, .. } = serde_json::from_slice(bytes).map_err(|error| malformed::<P>(&error))?;
             if body.len() > P::MAX_BODY_BYTES {
                 return Err(DecodeError::Oversized { name: P::NAME, bytes: body.len(), limit: P::MAX_BODY_BYTES });
             }
@@ -215,5 +266,52 @@ mod tests {
         let error = decode::<ConsoleRequest>(br#"{"v":2,"body":"{}"}"#).unwrap_err();
         assert_eq!(error, DecodeError::Version { name: "console request", version: 2 });
         assert!(error.to_string().contains("version 2"));
+    }
+
+    struct Named(KeyId);
+
+    impl Signer for Named {
+        fn key(&self) -> KeyId {
+            self.0
+        }
+
+        fn sign(&self, message: &[u8]) -> Signature {
+            let mut bytes = [0; 64];
+            for (at, byte) in message.iter().enumerate() {
+                bytes[at % 64] ^= byte.rotate_left(u32::try_from(at % 7).unwrap());
+            }
+            Signature(bytes)
+        }
+    }
+
+    fn request() -> ConsoleRequest {
+        let ask = crate::console::Ask::Abort;
+        ConsoleRequest { id: "r1".parse().unwrap(), mode: crate::console::Mode::Execute, ask }
+    }
+
+    #[test]
+    fn what_is_believed_is_exactly_what_was_signed_and_before_it_is_parsed() {
+        let signer = Named(KeyId([7; 8]));
+        let bytes = encode(&request(), "t", &signer).unwrap();
+        let check = |key: KeyId, message: &[u8], sig: &Signature| {
+            if Named(key).sign(message) == *sig { Ok(()) } else { Err(Distrust::Forged) }
+        };
+        assert_eq!(verify(&bytes, "t", check), Ok(KeyId([7; 8])));
+        assert_eq!(decode::<ConsoleRequest>(&bytes), Ok(request()));
+        let forged = |bytes: &[u8], topic: &str| verify(bytes, topic, check).unwrap_err().kind();
+        assert_eq!(forged(&bytes, "u"), "forged");
+        let text = std::string::String::from_utf8(bytes).unwrap();
+        assert_eq!(forged(text.replace("r1", "r2").as_bytes(), "t"), "forged");
+        assert_eq!(forged(text.replace("0707", "0807").as_bytes(), "t"), "forged");
+        // a body that is no document is not looked at
+        assert_eq!(forged(br#"{"v":1,"body":"{"}"#, "t"), "unsigned");
+        assert_eq!(forged(text.replace("abort", "bogus").as_bytes(), "t"), "forged");
+        // fields of a later version are no obstacle
+        let later = text.replacen('{', r#"{"hops":3,"#, 1);
+        assert!(verify(later.as_bytes(), "t", check).is_ok());
+        let huge = std::vec![b'['; 1 << 20];
+        assert_eq!(forged(&huge, "t"), "oversized");
+        let deep = std::format!(r#"{{"v":1,"body":{}"#, "[".repeat(100_000));
+        assert_eq!(forged(deep.as_bytes(), "t"), "malformed");
     }
 }

@@ -11,6 +11,8 @@
 //! | [`text`] | bounded text for people |
 //! | [`topic`] | the topic tree: who writes where, with which quality of service, retained or not |
 //! | [`codec`] | envelope, sizes, encoding and decoding |
+//! | [`sign`] | what is signed, and by whom |
+//! | [`manifest`] | who is in the crew, with which keys |
 //! | [`node`] | what a node says |
 //! | [`command`] | what a node is told |
 //! | [`coordinator`] | what the coordinator says |
@@ -24,12 +26,16 @@ pub mod command;
 pub mod console;
 pub mod coordinator;
 pub mod id;
+pub mod manifest;
 pub mod node;
+pub mod sign;
 pub mod text;
 pub mod topic;
 
-pub use codec::{DecodeError, EncodeError, Payload, decode, encode};
+pub use codec::{DecodeError, EncodeError, Payload, decode, encode, verify};
 pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, OperationId, RequestId, UserName};
+pub use manifest::Manifest;
+pub use sign::{Distrust, KeyId, PublicKey, Signer, Verifier};
 pub use text::Text;
 pub use topic::{Audience, Topic, TopicError};
 

@@ -262,6 +262,9 @@ pub struct Refused {
     pub retained: u32,
     /// Another crew's, or a topic that is not ours.
     pub foreign: u32,
+    /// Not signed by whom it had to be.
+    #[serde(default)]
+    pub untrusted: u32,
 }
 
 /// What the firmware says of the supply's voltage and of the processor's clock at this moment. What it does not tell is

@@ -8,6 +8,7 @@
 //!                   p/<user>/response written by the coordinator, for that operator
 //! ```
 
+use crate::codec::Wrapping;
 use crate::id::{CrewName, NodeName, OperationId, UserName};
 use core::fmt::Write;
 
@@ -64,6 +65,8 @@ pub enum Topic {
     OperationNode(OperationId, NodeName),
     /// What happened in the crew. [`crate::coordinator::CoordinatorEvent`]
     CoordinatorEvent,
+    /// Who is in the crew, with which keys. [`crate::manifest::Manifest`]
+    Manifest,
     /// What an operator asks. [`crate::console::ConsoleRequest`]
     ConsoleRequest(UserName),
     /// The answer to that. [`crate::console::ConsoleResponse`]
@@ -115,6 +118,7 @@ impl Topic {
             Self::Operation(id) => write!(name, "beehive/v1/{crew}/c/operation/{id}"),
             Self::OperationNode(id, node) => write!(name, "beehive/v1/{crew}/c/operation/{id}/{node}"),
             Self::CoordinatorEvent => write!(name, "beehive/v1/{crew}/c/event"),
+            Self::Manifest => write!(name, "beehive/v1/{crew}/c/manifest"),
             Self::ConsoleRequest(user) => write!(name, "beehive/v1/{crew}/q/{user}/request"),
             Self::ConsoleResponse(user) => write!(name, "beehive/v1/{crew}/p/{user}/response"),
         };
@@ -149,6 +153,7 @@ impl Topic {
             (Some("c"), Some("presence"), None, None) => Self::CoordinatorPresence,
             (Some("c"), Some("state"), None, None) => Self::CoordinatorState,
             (Some("c"), Some("event"), None, None) => Self::CoordinatorEvent,
+            (Some("c"), Some("manifest"), None, None) => Self::Manifest,
             (Some("c"), Some("operation"), Some(id), None) => Self::Operation(id.parse().map_err(|_| unknown)?),
             (Some("c"), Some("operation"), Some(id), Some(node)) => {
                 Self::OperationNode(id.parse().map_err(|_| unknown)?, node.parse().map_err(|_| unknown)?)
@@ -174,7 +179,8 @@ impl Topic {
             | Self::CoordinatorPresence
             | Self::CoordinatorState
             | Self::Operation(_)
-            | Self::OperationNode(..) => Retention::Retained,
+            | Self::OperationNode(..)
+            | Self::Manifest => Retention::Retained,
             Self::Telemetry(_)
             | Self::Event(_)
             | Self::Request(_)
@@ -183,6 +189,26 @@ impl Topic {
             | Self::CoordinatorEvent
             | Self::ConsoleRequest(_)
             | Self::ConsoleResponse(_) => Retention::Passing,
+        }
+    }
+
+    /// Whether this topic's messages are signed.
+    pub fn wrapping(&self) -> Wrapping {
+        match self {
+            Self::Presence(_) | Self::Telemetry(_) | Self::CoordinatorPresence => Wrapping::Plain,
+            Self::State(_)
+            | Self::Info(_)
+            | Self::Event(_)
+            | Self::Request(_)
+            | Self::Result(_)
+            | Self::Command(_)
+            | Self::CoordinatorState
+            | Self::Operation(_)
+            | Self::OperationNode(..)
+            | Self::CoordinatorEvent
+            | Self::Manifest
+            | Self::ConsoleRequest(_)
+            | Self::ConsoleResponse(_) => Wrapping::Envelope,
         }
     }
 
@@ -202,6 +228,7 @@ impl Topic {
             | Self::Operation(_)
             | Self::OperationNode(..)
             | Self::CoordinatorEvent
+            | Self::Manifest
             | Self::ConsoleRequest(_)
             | Self::ConsoleResponse(_) => Delivery::AtLeastOnce,
         }
@@ -243,8 +270,10 @@ impl Audience {
                 add(Delivery::AtLeastOnce, format_args!("d/{node}/command"));
                 add(Delivery::AtLeastOnce, format_args!("n/{node}/presence"));
                 add(Delivery::AtMostOnce, format_args!("c/state"));
+                add(Delivery::AtLeastOnce, format_args!("c/manifest"));
             }
             Self::Coordinator => {
+                add(Delivery::AtLeastOnce, format_args!("c/manifest"));
                 add(Delivery::AtLeastOnce, format_args!("n/+/result"));
                 add(Delivery::AtLeastOnce, format_args!("n/+/request"));
                 add(Delivery::AtLeastOnce, format_args!("q/+/request"));
@@ -255,6 +284,7 @@ impl Audience {
             }
             Self::Console(user) => {
                 add(Delivery::AtLeastOnce, format_args!("p/{user}/response"));
+                add(Delivery::AtLeastOnce, format_args!("c/manifest"));
                 add(Delivery::AtMostOnce, format_args!("c/presence"));
                 add(Delivery::AtMostOnce, format_args!("c/state"));
                 add(Delivery::AtMostOnce, format_args!("n/+/presence"));
@@ -346,8 +376,8 @@ mod tests {
     fn subscriptions_fit() {
         let crew: CrewName = "c".repeat(CrewName::MAX_BYTES).parse().unwrap();
         let node: NodeName = "n".repeat(NodeName::MAX_BYTES).parse().unwrap();
-        assert_eq!(Audience::Node(node).subscriptions(&crew).len(), 3);
-        assert_eq!(Audience::Coordinator.subscriptions(&crew).len(), 6);
-        assert_eq!(Audience::Console("u".parse().unwrap()).subscriptions(&crew).len(), 11);
+        assert_eq!(Audience::Node(node).subscriptions(&crew).len(), 4);
+        assert_eq!(Audience::Coordinator.subscriptions(&crew).len(), 7);
+        assert_eq!(Audience::Console("u".parse().unwrap()).subscriptions(&crew).len(), 12);
     }
 }
