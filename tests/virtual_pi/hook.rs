@@ -140,3 +140,16 @@ fn a_feed_that_nobody_vouches_for_is_not_cut() {
     machine.ctl("system systemctl poweroff");
     machine.wait_off(SHUTDOWN).was_not_cut().said("the power stays on");
 }
+
+/// A Pi that is fed past the SHIM although its configuration says `shim`: BCM4 goes low, the power stays. The hook says
+/// so, and the Pi halts with everything unmounted; it does not start again by itself.
+#[test]
+fn a_cut_that_fails_is_reported_and_the_pi_stays_halted() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-past"));
+    write_feed(&machine, "shim");
+    machine.ctl("cut 0");
+    machine.ctl("system systemctl poweroff");
+    let off = machine.wait_off(SHUTDOWN);
+    off.went_low_in_vain().said("the cut failed; halted, 5 V still present").said("reboot: Power down");
+}

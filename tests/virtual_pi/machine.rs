@@ -440,6 +440,15 @@ impl Off {
         self.was_clean()
     }
 
+    /// BCM4 went low once, by the hook, the power stayed, and the file systems were clean at the end.
+    pub fn went_low_in_vain(&self) -> &Self {
+        self.check(self.status.success(), &format!("QEMU ended with {}", self.status));
+        self.check(self.count("shim: BCM4 low at") == 1, "BCM4 did not go low just once");
+        self.check(self.count("shim: power cut") == 0, "the power went");
+        self.check(self.count(" by beehive-cut[") == 1, "BCM4 was driven low by another program");
+        self.was_clean()
+    }
+
     /// The machine went off by itself, BCM4 never moved, and the file systems were clean.
     pub fn was_not_cut(&self) -> &Self {
         self.stayed_high().was_clean()
