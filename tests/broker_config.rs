@@ -482,3 +482,142 @@ async fn the_brokers_key_is_readable_by_its_owner_alone_and_in_no_log() {
     let secret = key.lines().nth(1).unwrap();
     assert!(!broker.log().contains(secret));
 }
+
+/// The whole way of an operator, by the program itself: the files are made, put in place, and somebody is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sets_the_broker_up_and_leaves_somebody_out() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, into, conf_d) = (work.path().join("crew"), work.path().join("etc"), work.path().join("conf.d"));
+    for dir in [&folder, &conf_d, &work.path().join("store")] {
+        fs::create_dir(dir).unwrap();
+    }
+    let manifest = |nodes: &[&str]| {
+        let nodes: Vec<_> = nodes.iter().map(|name| serde_json::json!({ "name": name })).collect();
+        let users = [serde_json::json!({ "name": "ann", "role": "operator" })];
+        let body = serde_json::json!({ "crew": "c1", "coordinator": "n0", "nodes": nodes, "users": users });
+        let text = serde_json::json!({ "v": 1, "key": "", "body": body.to_string(), "sig": "" });
+        fs::write(folder.join("manifest.json"), text.to_string()).unwrap();
+    };
+    // restarts as systemd would: the old one is ended by its pid, the new one started
+    let pid = work.path().join("pid");
+    let main = work.path().join("main.conf");
+    fs::write(
+        &main,
+        format!(
+            "user root\nlog_dest file {}\npid_file {}\npersistence_location {}/\ninclude_dir {}\n",
+            work.path().join("log").display(),
+            pid.display(),
+            work.path().join("store").display(),
+            conf_d.display()
+        ),
+    )
+    .unwrap();
+    let script = work.path().join("restart");
+    let text = format!(
+        "#!/bin/sh\nif [ -f {pid} ]; then old=$(cat {pid}); kill $old; while kill -0 $old 2>/dev/null; do :; done; fi\n\
+         rm -f {pid}\n{} -d -c {}\n",
+        common::mosquitto().display(),
+        main.display(),
+        pid = pid.display(),
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let _end = EndsByPid(pid.clone());
+    let port = free_port();
+    let beehive = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_beehive")).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains("PRIVATE KEY"), "{text}");
+        (output.status.success(), text)
+    };
+    let (crew_folder, place) = (folder.to_str().unwrap().to_owned(), into.to_str().unwrap().to_owned());
+    let port_text = port.to_string();
+    let config = ["broker", "config", &crew_folder, "--dir", &place, "--port", &port_text, "--tool", "ha"];
+    let made = folder.join("broker").to_str().unwrap().to_owned();
+    let (conf_d, script) = (conf_d.to_str().unwrap().to_owned(), script.to_str().unwrap().to_owned());
+    let apply = ["broker", "apply", &made, "--dir", &place, "--conf-d", &conf_d, "--restart", &script];
+
+    manifest(&["n0", "n1", "n2"]);
+    let (done, text) = beehive(&config);
+    assert!(done && text.starts_with("5 may connect to the broker of crew c1."), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("has been restarted"), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("nothing is new"), "{text}");
+    assert_eq!(fs::metadata(into.join(file::KEY)).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let tls = |name: &str| Tls::load(&folder.join(name), &crew()).unwrap();
+    let node = |name: &str| {
+        Link::spawn(LinkConfig {
+            host: "localhost".to_owned(),
+            port,
+            tls: Some(tls(&format!("nodes/{name}"))),
+            client_id: name.to_owned(),
+            crew: crew(),
+            audience: Audience::Node(name.parse().unwrap()),
+            presence: None,
+        })
+    };
+    let (_n1, mut n1) = node("n1");
+    let (_n2, mut n2) = node("n2");
+    up(&mut n1).await;
+    up(&mut n2).await;
+
+    manifest(&["n0", "n2"]);
+    let (done, text) = beehive(&config);
+    assert!(done && text.starts_with("4 may connect"), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("has been restarted"), "{text}");
+    up(&mut n2).await;
+    // the connection that was there, and the attempt after it; each reason is told once
+    let mut told = 0;
+    while told < 2 {
+        match soon("a refusal", n1.recv()).await.unwrap() {
+            LinkEvent::Down { .. } => told += 1,
+            LinkEvent::Up { .. } => panic!("one who was left out is let in"),
+            LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
+        }
+    }
+    let (done, text) = beehive(&["broker", "config", &crew_folder, "--renew-node", "n1"]);
+    assert!(!done && text.contains("n1 is not in the crew"), "{text}");
+}
+
+/// Ends a mosquitto that has made itself a daemon.
+struct EndsByPid(std::path::PathBuf);
+
+impl Drop for EndsByPid {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+/// An interruption between the files and the restart is made good by the next `apply`.
+#[test]
+fn a_restart_that_failed_is_not_forgotten() {
+    use beehive::crew::apply::{ApplyError, Places, apply};
+    let broker = Broker::prepared("");
+    let work = tempfile::tempdir().unwrap();
+    let (into, conf_d) = (work.path().join("etc"), work.path().join("conf.d"));
+    fs::create_dir(&conf_d).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let plan = Plan { dir: into.clone(), port: listener.local_addr().unwrap().port(), ..broker.plan.clone() };
+    let write = |name: &str, text: String| fs::write(broker.dir.path().join(name), text).unwrap();
+    write(file::CONFIG, plan.config());
+    write(file::ACL, plan.acl());
+    write(file::CLIENTS, broker.pair("n1").certificate.clone());
+    let places = |restart: &str| Places {
+        from: broker.dir.path().to_owned(),
+        into: into.clone(),
+        conf_d: conf_d.clone(),
+        restart: vec![restart.to_owned()],
+    };
+    assert!(matches!(apply(&places("/bin/false")), Err(ApplyError::Restart(_))));
+    assert!(matches!(apply(&places("/bin/false")), Err(ApplyError::Restart(_))), "still due");
+    assert_eq!(apply(&places("/bin/true")).unwrap(), beehive::crew::apply::Applied::Restarted);
+    assert_eq!(apply(&places("/bin/false")).unwrap(), beehive::crew::apply::Applied::Unchanged);
+    write(file::CLIENTS, String::new());
+    assert!(matches!(apply(&places("/bin/true")), Err(ApplyError::Content { .. })), "nobody could connect");
+}
