@@ -50,6 +50,11 @@ pub enum Command {
     /// Makes the broker's configuration, and puts it in place on the broker's machine
     #[command(subcommand)]
     Broker(BrokerCommand),
+    /// Lets Home Assistant and other tools ask for what destroys nothing, and shows them the crew
+    ///
+    /// It signs for them, with a key whose role is bridge. Tools write one word to beehive/v1/CREW/b/TOOL/node/NODE
+    /// (identify, drain, uncordon, reboot, shutdown) or beehive/v1/CREW/b/TOOL/crew (reboot, shutdown, abort).
+    Bridge(BridgeArgs),
     /// Commands of the ops console.
     #[command(flatten)]
     Console(ConsoleCommand),
@@ -72,6 +77,14 @@ pub enum Command {
     },
     /// Prints the version
     Version,
+}
+
+/// `beehive bridge`.
+#[derive(Debug, Args)]
+pub struct BridgeArgs {
+    /// The tool that Home Assistant is at the broker
+    #[arg(long, value_name = "NAME", default_value = crate::bridge::DEFAULT_ASSISTANT)]
+    pub assistant: UserName,
 }
 
 /// `beehive broker …`.

@@ -20,9 +20,6 @@ use crate::text::Text;
 use crate::topic::TopicName;
 use core::fmt::Write;
 
-/// The longest word of a tool. A longer one is not looked at.
-pub const MAX_WORD_BYTES: usize = 32;
-
 /// What a tool may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
@@ -161,7 +158,6 @@ mod tests {
     fn no_wish_destroys_or_forces() {
         for wish in Wish::ALL {
             assert_eq!(Wish::parse(wish.as_str().as_bytes()), Some(wish));
-            assert!(wish.as_str().len() <= MAX_WORD_BYTES);
             for target in [Target::Crew, Target::Node("n1".parse().unwrap())] {
                 match wish.ask(&target) {
                     Some(Ask::Operation { kind, force, node, .. }) => {
