@@ -10,6 +10,7 @@ use beehive_mqtt::{CrewName, NodeName, UserName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::TlsSwitch;
 use crate::console::exit::ExitCode;
 use crate::link::is_loopback;
 
@@ -46,6 +47,14 @@ pub enum Command {
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes the broker's configuration, and puts it in place on the broker's machine
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+    /// Lets Home Assistant and other tools ask for what destroys nothing, and shows them the crew
+    ///
+    /// It signs for them, with a key whose role is bridge. Tools write one word to beehive/v1/CREW/b/TOOL/node/NODE
+    /// (identify, drain, uncordon, reboot, shutdown) or beehive/v1/CREW/b/TOOL/crew (reboot, shutdown, abort).
+    Bridge(BridgeArgs),
     /// Commands of the ops console.
     #[command(flatten)]
     Console(ConsoleCommand),
@@ -68,6 +77,87 @@ pub enum Command {
     },
     /// Prints the version
     Version,
+}
+
+/// `beehive bridge`.
+#[derive(Debug, Args)]
+pub struct BridgeArgs {
+    /// The tool that Home Assistant is at the broker
+    #[arg(long, value_name = "NAME", default_value = crate::bridge::DEFAULT_ASSISTANT)]
+    pub assistant: UserName,
+}
+
+/// `beehive broker …`.
+#[derive(Debug, Subcommand)]
+pub enum BrokerCommand {
+    /// Makes missing certificates and mosquitto's configuration, rules and list of clients in FOLDER/broker
+    ///
+    /// Who is not in the manifest is left out. Copy FOLDER/broker to the broker's machine and run `beehive broker apply`
+    /// there.
+    Config(BrokerConfigArgs),
+    /// Puts the files in place on the broker's machine and restarts mosquitto if anything is new
+    ///
+    /// The restart ends the connections of those who have been left out; the others are back within seconds.
+    Apply(BrokerApplyArgs),
+}
+
+/// `beehive broker config`.
+#[derive(Debug, Args)]
+pub struct BrokerConfigArgs {
+    /// The crew's folder, which `beehive crew init` made
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Where the files will lie on the broker's machine
+    #[arg(long, value_name = "PLACE", default_value = BROKER_DIR, value_parser = plain_path)]
+    pub dir: PathBuf,
+    /// The port
+    #[arg(long, default_value_t = crate::crew::broker::PORT)]
+    pub port: u16,
+    /// A name or address by which other programs than beehive reach the broker; may be repeated. The broker gets a new
+    /// certificate with these names
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
+    /// Lets a program that signs nothing, such as Home Assistant, speak to the bridge; may be repeated
+    #[arg(long = "tool", value_name = "NAME")]
+    pub tools: Vec<UserName>,
+    /// Makes a new certificate for this node; the old one is refused from then on; may be repeated
+    #[arg(long = "renew-node", value_name = "NODE")]
+    pub renew_nodes: Vec<NodeName>,
+    /// The same for an operator or a bridge
+    #[arg(long = "renew-user", value_name = "USER")]
+    pub renew_users: Vec<UserName>,
+    /// The same for a tool
+    #[arg(long = "renew-tool", value_name = "NAME")]
+    pub renew_tools: Vec<UserName>,
+}
+
+/// `beehive broker apply`.
+#[derive(Debug, Args)]
+pub struct BrokerApplyArgs {
+    /// The folder `broker` of the crew's folder, copied to this machine
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Where the files lie; as it was given to `beehive broker config`
+    #[arg(long, value_name = "PLACE", default_value = BROKER_DIR, value_parser = plain_path)]
+    pub dir: PathBuf,
+    /// Where mosquitto looks for further configuration
+    #[arg(long, value_name = "PLACE", default_value = "/etc/mosquitto/conf.d")]
+    pub conf_d: PathBuf,
+    /// The program that restarts the broker [default: systemctl restart mosquitto.service]
+    #[arg(long, value_name = "PROGRAM")]
+    pub restart: Option<PathBuf>,
+}
+
+/// Where the broker's files lie.
+const BROKER_DIR: &str = "/etc/mosquitto/beehive";
+
+/// A place that can stand in mosquitto's configuration, which knows no quotes.
+fn plain_path(text: &str) -> Result<PathBuf, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+    if !text.starts_with('/') || !text.chars().all(plain) {
+        return Err("a place begins with '/' and has only letters, digits, '/', '.', '-' and '_'".to_owned());
+    }
+    Ok(text.into())
 }
 
 /// `beehive run`.
@@ -141,8 +231,8 @@ pub struct DemoArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Console options")]
 pub struct ConsoleOptions {
-    /// The MQTT broker
-    #[arg(long, global = true, env = "BEEHIVE_BROKER", value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
+    /// The MQTT broker: HOST:PORT, or tls://HOST:PORT with the certificates of --identity
+    #[arg(long, global = true, env = "BEEHIVE_BROKER", value_name = "BROKER", default_value = "127.0.0.1:1883")]
     pub broker: Broker,
     /// The crew
     #[arg(long, global = true, env = "BEEHIVE_CREW", value_name = "NAME")]
@@ -150,6 +240,9 @@ pub struct ConsoleOptions {
     /// Who asks [default: $USER, with '-' for what may not be in a name]
     #[arg(long, global = true, env = "BEEHIVE_USER", value_name = "NAME")]
     pub user: Option<UserName>,
+    /// The folder with this operator's keys and certificates, from the crew's folder
+    #[arg(long, global = true, env = "BEEHIVE_IDENTITY", value_name = "FOLDER")]
+    pub identity: Option<PathBuf>,
     /// Data as JSON: one document, or one a line for what goes on (events -f, status --watch)
     #[arg(long, global = true)]
     pub json: bool,
@@ -188,10 +281,15 @@ pub struct Broker {
     pub host: String,
     /// The TCP port.
     pub port: u16,
+    /// Whether it is spoken to over TLS.
+    pub tls: TlsSwitch,
 }
 
 /// MQTT's port without TLS.
 const DEFAULT_PORT: u16 = 1883;
+
+/// What stands before an address that is spoken to over TLS.
+const TLS_SCHEME: &str = "tls://";
 
 impl Broker {
     /// Whether it is on this machine, so that nothing crosses a wire.
@@ -202,6 +300,10 @@ impl Broker {
 
 impl std::fmt::Display for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.tls {
+            TlsSwitch::On => f.write_str(TLS_SCHEME)?,
+            TlsSwitch::Off => {}
+        }
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
@@ -214,6 +316,14 @@ impl FromStr for Broker {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (tls, text) = match text.strip_prefix(TLS_SCHEME) {
+            Some(text) => (TlsSwitch::On, text),
+            None => (TlsSwitch::Off, text),
+        };
+        let default = match tls {
+            TlsSwitch::On => crate::crew::broker::PORT,
+            TlsSwitch::Off => DEFAULT_PORT,
+        };
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or("a ']' is missing after the IPv6 address")?;
@@ -236,13 +346,16 @@ impl FromStr for Broker {
             return Err(format!("{host:?} is no host name and no address; write HOST:PORT, as in 127.0.0.1:1883"));
         }
         let port = match port {
-            None => DEFAULT_PORT,
+            None => default,
             Some(port) => match port.parse() {
                 Ok(port) if port != 0 => port,
                 Ok(_) | Err(_) => return Err(format!("{port:?} is no port; a number from 1 to 65535 is")),
             },
         };
-        Ok(Self { host: host.to_owned(), port })
+        if tls == TlsSwitch::On && host.contains(':') {
+            return Err("over TLS write the broker's name instead of an IPv6 address; any name will do".to_owned());
+        }
+        Ok(Self { host: host.to_owned(), port, tls })
     }
 }
 
@@ -481,6 +594,8 @@ mod tests {
             ("crew-master", "crew-master", 1883, false),
             ("10.0.0.1:1", "10.0.0.1", 1, false),
             ("localhost.example.org", "localhost.example.org", 1883, false),
+            ("tls://crew-master", "crew-master", 8883, false),
+            ("tls://10.0.0.1:99", "10.0.0.1", 99, false),
         ] {
             let broker: Broker = text.parse().unwrap();
             assert_eq!((broker.host.as_str(), broker.port, broker.is_loopback()), (host, port, loopback), "{text}");
@@ -496,6 +611,8 @@ mod tests {
             ("::1", "brackets"),
             ("[::1", "']' is missing"),
             ("[::1]x", "only :PORT"),
+            ("tls://[::1]", "instead of an IPv6"),
+            ("mqtts://a", "no port"),
         ] {
             let error = text.parse::<Broker>().unwrap_err();
             assert!(error.contains(reason), "{text:?}: {error}");

@@ -4,7 +4,7 @@
 //! wrong is told with file, line and column, and what to do; rules that need more than one value (thresholds, deadlines,
 //! the broker's place) are checked here too, so that `beehive config check` says what `beehive run` would say.
 //!
-//! Until the wire is signed and encrypted a broker has to be on this machine's loopback, or the configuration has to say
+//! A broker has to be on this machine's loopback, or be spoken to over TLS (`tls = "on"`), or the configuration has to say
 //! `insecure_test_broker = true`.
 
 use crate::link::is_loopback;
@@ -31,8 +31,10 @@ const MAX_FILE_BYTES: u64 = 256 * 1024;
 const DEFAULT_RUN_DIR: &str = "/run/beehive";
 const DEFAULT_STATE_DIR: &str = "/var/lib/beehive";
 const DEFAULT_HOST: &str = "127.0.0.1";
-/// MQTT without TLS, as registered with IANA.
+/// MQTT without TLS, and with it, as registered with IANA.
 const DEFAULT_PORT: u16 = 1883;
+const DEFAULT_TLS_PORT: u16 = crate::crew::broker::PORT;
+const DEFAULT_KEYS_DIR: &str = "/etc/beehive/identity";
 /// An over-current should be seen within a second or so; one I2C transfer of a few bytes a second costs nothing.
 const DEFAULT_POLL_MS: u64 = 1_000;
 /// Below it the bus is busy for nothing; above it an over-current is old news.
@@ -60,6 +62,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The broker.
     pub broker: BrokerConfig,
+    /// Where this node's keys and certificates are.
+    pub keys: KeysConfig,
     /// The engine.
     pub engine: EngineConfig,
     /// The way to the pins.
@@ -85,8 +89,26 @@ pub struct BrokerConfig {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// Whether it is spoken to over TLS, with the certificates in the folder of [`KeysConfig`].
+    pub tls: TlsSwitch,
     /// Whether it may be elsewhere than on loopback, unsigned and unencrypted.
     pub insecure_test_broker: bool,
+}
+
+/// Whether TLS is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsSwitch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// Where this node's keys and certificates are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeysConfig {
+    /// The folder.
+    pub dir: PathBuf,
 }
 
 /// The engine.
@@ -250,6 +272,8 @@ struct Raw {
     #[serde(default)]
     broker: RawBroker,
     #[serde(default)]
+    keys: RawKeys,
+    #[serde(default)]
     engine: RawEngine,
     #[serde(default)]
     pins: RawPins,
@@ -267,7 +291,14 @@ struct Raw {
 struct RawBroker {
     host: Option<String>,
     port: Option<u16>,
+    tls: Option<String>,
     insecure_test_broker: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawKeys {
+    dir: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -464,13 +495,19 @@ impl Config {
 
     /// How far the broker is trusted.
     pub fn broker_trust(&self) -> BrokerTrust {
-        if is_loopback(&self.broker.host) { BrokerTrust::Loopback } else { BrokerTrust::InsecureTest }
+        match self.broker.tls {
+            TlsSwitch::On => BrokerTrust::Tls,
+            TlsSwitch::Off if is_loopback(&self.broker.host) => BrokerTrust::Loopback,
+            TlsSwitch::Off => BrokerTrust::InsecureTest,
+        }
     }
 
     /// Whether verbs that destroy are carried out when they come over the wire.
     pub fn destruction(&self) -> Destruction {
         match (self.engine.kind, self.broker_trust()) {
-            (EngineKind::Simulated, BrokerTrust::Loopback | BrokerTrust::InsecureTest) => Destruction::Allowed,
+            (EngineKind::Simulated, BrokerTrust::Loopback | BrokerTrust::Tls | BrokerTrust::InsecureTest) => {
+                Destruction::Allowed
+            }
         }
     }
 
@@ -572,6 +609,7 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
     let switches = [("auto", Switch::Auto), ("off", Switch::Off)];
     let leds = check.choice(&["leds"], raw.leds.as_deref(), Switch::Auto, &switches);
     let broker = broker(raw.broker, check);
+    let keys = KeysConfig { dir: check.folder(&["keys", "dir"], raw.keys.dir, DEFAULT_KEYS_DIR) };
     let engine = EngineConfig {
         kind: engine_kind(raw.engine.kind.as_deref(), check),
         step_ms: check.within(
@@ -608,6 +646,7 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
         state_dir,
         run_dir,
         broker,
+        keys,
         engine,
         pins,
         poe_hat,
@@ -621,7 +660,12 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
 
 fn broker(raw: RawBroker, check: &mut Check<'_>) -> BrokerConfig {
     let host = raw.host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
-    let port = raw.port.unwrap_or(DEFAULT_PORT);
+    let tls = [("on", TlsSwitch::On), ("off", TlsSwitch::Off)];
+    let tls = check.choice(&["broker", "tls"], raw.tls.as_deref(), TlsSwitch::Off, &tls);
+    let port = raw.port.unwrap_or(match tls {
+        TlsSwitch::On => DEFAULT_TLS_PORT,
+        TlsSwitch::Off => DEFAULT_PORT,
+    });
     let insecure_test_broker = raw.insecure_test_broker.unwrap_or(false);
     let is_address = host.parse::<std::net::IpAddr>().is_ok();
     let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
@@ -630,20 +674,25 @@ fn broker(raw: RawBroker, check: &mut Check<'_>) -> BrokerConfig {
         let hint =
             "write the name or address alone: no \"mqtt://\" before it, and the port in its own key, port = 1883";
         check.problem("value", &["broker", "host"], message, hint);
-    } else if !is_loopback(&host) && !insecure_test_broker {
+    } else if tls == TlsSwitch::On && host.parse::<std::net::Ipv6Addr>().is_ok() {
+        let message = format!("host in [broker] is {host:?}, and an IPv6 address cannot be used with tls = \"on\"");
+        let hint =
+            "write the broker's name instead, such as \"bee42-crew-01-001.local\"; its certificate holds for any";
+        check.problem("value", &["broker", "host"], message, hint);
+    } else if tls == TlsSwitch::Off && !is_loopback(&host) && !insecure_test_broker {
         let message = format!(
-            "host in [broker] is {host:?}, which is not this machine's loopback, and what beehive sends is not yet signed \
-             nor encrypted: whoever reaches that broker could reset this Pi"
+            "host in [broker] is {host:?}, which is not this machine's loopback, and without TLS anybody on the way reads \
+             and changes what is sent there"
         );
-        let hint = "run the broker on this machine (host = \"127.0.0.1\"), or, on a network of your own and for tests \
-                    only, add insecure_test_broker = true to [broker]";
+        let hint = "add tls = \"on\" to [broker]; on a network of your own and for tests only, insecure_test_broker = true \
+                    allows it without";
         check.problem("insecure", &["broker", "host"], message, hint);
     }
     if port == 0 {
         let hint = "write the broker's port, usually 1883";
         check.problem("range", &["broker", "port"], "port in [broker] is 0".to_owned(), hint);
     }
-    BrokerConfig { host, port, insecure_test_broker }
+    BrokerConfig { host, port, tls, insecure_test_broker }
 }
 
 fn engine_kind(given: Option<&str>, check: &mut Check<'_>) -> EngineKind {
@@ -828,9 +877,14 @@ role = "{role_word}"
 [broker]
 # host = "{DEFAULT_HOST}"
 # port = {DEFAULT_PORT}
-# A broker elsewhere than on this machine's loopback is refused while messages are neither signed nor encrypted. For
-# tests, on a network of your own:
+# "on" or "off". The broker's certificate bears the crew's name, so any name or address of it will do; port is 8883 then.
+# tls = "off"
+# Without TLS a broker elsewhere than on this machine's loopback is refused. For tests, on a network of your own:
 # insecure_test_broker = false
+
+[keys]
+# This node's keys and certificates, as `beehive crew init` made them.
+# dir = "{DEFAULT_KEYS_DIR}"
 
 [engine]
 # So far "{simulated}" is the only one.

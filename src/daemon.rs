@@ -2,14 +2,14 @@
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
-use crate::config::Config;
+use crate::config::{Config, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
-use crate::link::{Link, LinkConfig, OwnPresence};
+use crate::link::{Link, LinkConfig, OwnPresence, Tls};
 use crate::store::Store;
 use anyhow::Context;
 use beehive_mqtt::node::{BrokerTrust, Role};
@@ -40,10 +40,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if config.broker_trust() == BrokerTrust::InsecureTest {
         tracing::warn!(
             host = config.broker.host,
-            "insecure_test_broker: this wire is neither signed nor encrypted; verbs that destroy are refused unless the \
+            "insecure_test_broker: this wire is not encrypted; verbs that destroy are refused unless the \
              engine is the simulated one"
         );
     }
+    let tls = match config.broker.tls {
+        TlsSwitch::On => Some(Tls::load(&config.keys.dir, &config.crew).context("tls = \"on\" in [broker]")?),
+        TlsSwitch::Off => None,
+    };
     full_speed_on_panic(&config);
     let store = Store::open(&config.state_dir)?;
     let start = store.counter("start")?;
@@ -57,8 +61,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
-    let (link, inbound) =
-        Link::spawn(link_config(&config, config.node.as_str(), Audience::Node(config.node.clone()), presence));
+    let (link, inbound) = Link::spawn(link_config(
+        &config,
+        tls.clone(),
+        config.node.as_str(),
+        Audience::Node(config.node.clone()),
+        presence,
+    ));
     let parts = AgentParts {
         settings: agent_settings(&config, start),
         board,
@@ -75,7 +84,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     match plane {
         None => ended_well(agent.await?)?,
         Some(plane) => {
-            let (link, inbound) = coordinator_link(&config, start);
+            let (link, inbound) = coordinator_link(&config, tls, start);
             let parts = CoordinatorParts {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
@@ -140,17 +149,27 @@ fn agent_settings(config: &Config, start: u32) -> AgentSettings {
     }
 }
 
-fn coordinator_link(config: &Config, start: u32) -> (Link, tokio::sync::mpsc::Receiver<crate::link::LinkEvent>) {
+fn coordinator_link(
+    config: &Config,
+    tls: Option<Tls>,
+    start: u32,
+) -> (Link, tokio::sync::mpsc::Receiver<crate::link::LinkEvent>) {
     let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
     let client = format!("{}-coordinator", config.node);
-    Link::spawn(link_config(config, &client, Audience::Coordinator, presence))
+    Link::spawn(link_config(config, tls, &client, Audience::Coordinator, presence))
 }
 
-fn link_config(config: &Config, client_id: &str, audience: Audience, presence: OwnPresence) -> LinkConfig {
+fn link_config(
+    config: &Config,
+    tls: Option<Tls>,
+    client_id: &str,
+    audience: Audience,
+    presence: OwnPresence,
+) -> LinkConfig {
     LinkConfig {
         host: config.broker.host.clone(),
         port: config.broker.port,
-        tls: None,
+        tls,
         client_id: client_id.to_owned(),
         crew: config.crew.clone(),
         audience,

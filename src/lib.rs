@@ -9,6 +9,7 @@
 //! | [`coordinator`] | the task on the master |
 //! | [`console`], [`cli`] | the ops console, the command line |
 //! | [`crew`] | keys, certificates and the broker's files of a crew |
+//! | [`bridge`] | the door for tools that sign nothing |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
 //! | `demo` | a whole crew on one machine |
 //! | [`link`] | the way to the broker |
@@ -18,6 +19,7 @@
 //! | [`clock`] | the one clock |
 
 pub mod agent;
+pub mod bridge;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -47,6 +47,14 @@ fn main() -> std::process::ExitCode {
             log("off");
             return block_on(beehive::demo::run(arguments)).unwrap_or(std::process::ExitCode::FAILURE);
         }
+        Command::Bridge(arguments) => {
+            log("info");
+            block_on(beehive::bridge::run(&cli.options, arguments)).map_or(ExitCode::Failed, outcome)
+        }
+        Command::Broker(command) => match beehive::crew::command::broker(command) {
+            Ok(text) => written(cli::print(text.as_bytes())),
+            Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+        },
         Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
         Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),
         Command::Man { dir: None } => written(cli::man_page().and_then(|page| cli::print(&page))),

@@ -2,269 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/secure.rs"]
+mod secure;
 
 use beehive::crew::broker::{Part, Plan, file};
-use beehive::crew::files::{self, Access};
-use beehive::crew::tls::{Authority, Identity, Pair, identity};
+use beehive::crew::tls::{Identity, Pair, identity};
 use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence, Tls};
-use beehive_mqtt::{Audience, CrewName, Topic};
-use common::{PATIENCE, soon};
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport};
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use beehive_mqtt::{Audience, Topic};
+use common::soon;
+use rumqttc::{TlsConfiguration, Transport};
+use secure::{Broker, Client, Kept, crew, free_port, up};
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-
-fn crew() -> CrewName {
-    "c1".parse().unwrap()
-}
-
-/// A crew's certificates and its broker.
-struct Broker {
-    authority: Pair,
-    pairs: BTreeMap<String, Pair>,
-    plan: Plan,
-    dir: tempfile::TempDir,
-    child: Option<Child>,
-    /// What a test adds to the configuration.
-    more: String,
-}
-
-fn parts() -> Vec<Part> {
-    let node = |name: &str| name.parse().unwrap();
-    let user = |name: &str| name.parse().unwrap();
-    vec![
-        Part::Master(node("n0")),
-        Part::Node(node("n1")),
-        Part::Node(node("n2")),
-        Part::Operator(user("ann")),
-        Part::Operator(user("bob")),
-        Part::Watcher(user("eve")),
-        Part::Bridge(user("door")),
-        Part::Tool(user("ha")),
-    ]
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
-impl Broker {
-    fn start() -> Self {
-        let mut broker = Self::prepared("");
-        broker.run();
-        broker
-    }
-
-    fn prepared(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (authority, pair) = Authority::generate(&crew()).unwrap();
-        let server = authority.broker(&["127.0.0.1".to_owned()]).unwrap();
-        let pairs =
-            parts().iter().map(|part| (part.identity().common_name(), identity(&part.identity()).unwrap())).collect();
-        let plan = Plan { crew: crew(), port: 0, dir: dir.path().to_owned(), parts: parts() };
-        files::write(&dir.path().join(file::CERTIFICATE), Access::Public, server.certificate.as_bytes()).unwrap();
-        files::write(&dir.path().join(file::KEY), Access::Private, server.key.expose().as_bytes()).unwrap();
-        Self { authority: pair, pairs, plan, dir, child: None, more: more.to_owned() }
-    }
-
-    /// Writes what the plan says and starts mosquitto, on its port if it has one, else on a free one.
-    fn run(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        let fixed = self.plan.port != 0;
-        while self.child.is_none() {
-            assert!(Instant::now() < deadline, "mosquitto does not start: {}", log(self.dir.path()));
-            if !fixed {
-                self.plan.port = free_port();
-            }
-            self.write();
-            self.child = spawn(self.dir.path());
-        }
-    }
-
-    fn write(&self) {
-        let dir = self.dir.path();
-        let clients: String = self
-            .plan
-            .parts
-            .iter()
-            .map(|part| self.pairs[&part.identity().common_name()].certificate.as_str())
-            .collect();
-        files::write(&dir.join(file::CONFIG), Access::Public, (self.plan.config() + &self.more).as_bytes()).unwrap();
-        files::write(&dir.join(file::ACL), Access::Private, self.plan.acl().as_bytes()).unwrap();
-        files::write(&dir.join(file::CLIENTS), Access::Public, clients.as_bytes()).unwrap();
-        // what the system's own mosquitto.conf says
-        let main = format!(
-            "user root\nlog_dest stderr\nlog_type all\npersistence_location {}/\ninclude_dir {}\n",
-            dir.join("store").display(),
-            dir.join("conf.d").display()
-        );
-        fs::create_dir_all(dir.join("store")).unwrap();
-        fs::create_dir_all(dir.join("conf.d")).unwrap();
-        fs::copy(dir.join(file::CONFIG), dir.join("conf.d").join(file::CONFIG)).unwrap();
-        fs::write(dir.join("main.conf"), main).unwrap();
-    }
-
-    /// Ends mosquitto as systemd does.
-    fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.stop();
-        self.run();
-    }
-
-    fn pair(&self, name: &str) -> &Pair {
-        &self.pairs[name]
-    }
-
-    fn tls(&self, pair: &Pair) -> Tls {
-        Tls::new(&crew(), &self.authority.certificate, &pair.certificate, &pair.key).unwrap()
-    }
-
-    /// A client with the certificate of `name`.
-    async fn client(&self, name: &str, filters: &[&str]) -> Client {
-        let client = self.try_client(self.pair(name), name, filters).await;
-        client.unwrap_or_else(|error| panic!("{name} is refused: {error}; {}", self.log()))
-    }
-
-    async fn try_client(&self, pair: &Pair, id: &str, filters: &[&str]) -> Result<Client, String> {
-        let transport = Transport::tls_with_config(TlsConfiguration::Simple {
-            ca: self.authority.certificate.clone().into_bytes(),
-            alpn: None,
-            client_auth: Some((pair.certificate.clone().into_bytes(), pair.key.expose().as_bytes().to_vec())),
-        });
-        Client::connect(self.plan.port, id, transport, filters).await
-    }
-
-    fn log(&self) -> String {
-        log(self.dir.path())
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn log(dir: &Path) -> String {
-    fs::read_to_string(dir.join("log")).unwrap_or_default()
-}
-
-fn spawn(dir: &Path) -> Option<Child> {
-    let mut child = Command::new(common::mosquitto())
-        .arg("-c")
-        .arg(dir.join("main.conf"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(dir.join("log")).unwrap())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
-        if log(dir).contains(" running") {
-            return Some(child);
-        }
-        assert!(Instant::now() < deadline, "mosquitto does not start: {}", log(dir));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A client that knows nothing of beehive.
-struct Client {
-    client: AsyncClient,
-    messages: mpsc::UnboundedReceiver<Publish>,
-    acknowledged: mpsc::UnboundedReceiver<()>,
-    ended: tokio::task::JoinHandle<String>,
-}
-
-impl Client {
-    async fn connect(port: u16, id: &str, transport: Transport, filters: &[&str]) -> Result<Self, String> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut options = MqttOptions::new(id, "127.0.0.1", port);
-        options.set_transport(transport);
-        options.set_keep_alive(Duration::from_secs(10));
-        let (client, mut event_loop) = AsyncClient::new(options, 100);
-        let (messages_out, messages) = mpsc::unbounded_channel();
-        let (acknowledged_out, acknowledged) = mpsc::unbounded_channel();
-        match soon("the handshake", event_loop.poll()).await {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => {}
-            Ok(other) => return Err(format!("{other:?}")),
-            Err(error) => return Err(error.to_string()),
-        }
-        for filter in filters {
-            client.subscribe(*filter, QoS::AtLeastOnce).await.unwrap();
-        }
-        let mut confirmed = 0;
-        while confirmed < filters.len() {
-            match soon("the subscription", event_loop.poll()).await {
-                Ok(Event::Incoming(Packet::SubAck(_))) => confirmed += 1,
-                Ok(Event::Incoming(Packet::Publish(publish))) => messages_out.send(publish).unwrap(),
-                Ok(_) => {}
-                // TLS 1.3 lets a client believe that it is in before its certificate has been looked at
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        let ended = tokio::spawn(async move {
-            loop {
-                match event_loop.poll().await {
-                    Ok(Event::Incoming(Packet::Publish(publish))) => drop(messages_out.send(publish)),
-                    Ok(Event::Incoming(Packet::PubAck(_))) => drop(acknowledged_out.send(())),
-                    Ok(_) => {}
-                    Err(error) => return error.to_string(),
-                }
-            }
-        });
-        Ok(Self { client, messages, acknowledged, ended })
-    }
-
-    /// Publishes and waits for the acknowledgement, which comes for a refused one, too.
-    async fn publish(&mut self, topic: &str, payload: &str) {
-        self.publish_as(topic, payload, Kept::No).await;
-    }
-
-    async fn publish_as(&mut self, topic: &str, payload: &str, kept: Kept) {
-        self.client.publish(topic, QoS::AtLeastOnce, kept == Kept::Yes, payload).await.unwrap();
-        soon("the acknowledgement", self.acknowledged.recv()).await.expect("the connection is lost");
-    }
-
-    /// What came until the message `last`.
-    async fn until(&mut self, last: &str) -> Vec<String> {
-        let mut all = Vec::new();
-        loop {
-            let publish = soon("the last message", self.messages.recv()).await.expect("the connection is lost");
-            let text = format!("{} {}", publish.topic, String::from_utf8_lossy(&publish.payload));
-            if publish.payload == last {
-                return all;
-            }
-            all.push(text);
-        }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.ended.abort();
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    Yes,
-    No,
-}
+use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_reaches_his_own_subtree_and_no_other() {
@@ -404,18 +155,6 @@ async fn a_revoked_identity_is_put_out_and_stays_out_and_the_others_are_back() {
     drop(link);
 }
 
-async fn up(events: &mut mpsc::Receiver<LinkEvent>) {
-    soon("the link to come up", async {
-        loop {
-            match events.recv().await.expect("the link has ended") {
-                LinkEvent::Up { .. } => return,
-                LinkEvent::Down { .. } | LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
-            }
-        }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_certificate_is_let_in_and_the_old_one_of_the_same_name_is_not() {
     let mut broker = Broker::start();
@@ -481,4 +220,143 @@ async fn the_brokers_key_is_readable_by_its_owner_alone_and_in_no_log() {
     let key = fs::read_to_string(path).unwrap();
     let secret = key.lines().nth(1).unwrap();
     assert!(!broker.log().contains(secret));
+}
+
+/// The whole way of an operator, by the program itself: the files are made, put in place, and somebody is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sets_the_broker_up_and_leaves_somebody_out() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, into, conf_d) = (work.path().join("crew"), work.path().join("etc"), work.path().join("conf.d"));
+    for dir in [&folder, &conf_d, &work.path().join("store")] {
+        fs::create_dir(dir).unwrap();
+    }
+    let manifest = |nodes: &[&str]| {
+        let nodes: Vec<_> = nodes.iter().map(|name| serde_json::json!({ "name": name })).collect();
+        let users = [serde_json::json!({ "name": "ann", "role": "operator" })];
+        let body = serde_json::json!({ "crew": "c1", "coordinator": "n0", "nodes": nodes, "users": users });
+        let text = serde_json::json!({ "v": 1, "key": "", "body": body.to_string(), "sig": "" });
+        fs::write(folder.join("manifest.json"), text.to_string()).unwrap();
+    };
+    // restarts as systemd would: the old one is ended by its pid, the new one started
+    let pid = work.path().join("pid");
+    let main = work.path().join("main.conf");
+    fs::write(
+        &main,
+        format!(
+            "user root\nlog_dest file {}\npid_file {}\npersistence_location {}/\ninclude_dir {}\n",
+            work.path().join("log").display(),
+            pid.display(),
+            work.path().join("store").display(),
+            conf_d.display()
+        ),
+    )
+    .unwrap();
+    let script = work.path().join("restart");
+    let text = format!(
+        "#!/bin/sh\nif [ -f {pid} ]; then old=$(cat {pid}); kill $old; while kill -0 $old 2>/dev/null; do :; done; fi\n\
+         rm -f {pid}\n{} -d -c {}\n",
+        common::mosquitto().display(),
+        main.display(),
+        pid = pid.display(),
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let _end = EndsByPid(pid.clone());
+    let port = free_port();
+    let beehive = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_beehive")).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains("PRIVATE KEY"), "{text}");
+        (output.status.success(), text)
+    };
+    let (crew_folder, place) = (folder.to_str().unwrap().to_owned(), into.to_str().unwrap().to_owned());
+    let port_text = port.to_string();
+    let config = ["broker", "config", &crew_folder, "--dir", &place, "--port", &port_text, "--tool", "ha"];
+    let made = folder.join("broker").to_str().unwrap().to_owned();
+    let (conf_d, script) = (conf_d.to_str().unwrap().to_owned(), script.to_str().unwrap().to_owned());
+    let apply = ["broker", "apply", &made, "--dir", &place, "--conf-d", &conf_d, "--restart", &script];
+
+    manifest(&["n0", "n1", "n2"]);
+    let (done, text) = beehive(&config);
+    assert!(done && text.starts_with("5 may connect to the broker of crew c1."), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("has been restarted"), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("nothing is new"), "{text}");
+    assert_eq!(fs::metadata(into.join(file::KEY)).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let tls = |name: &str| Tls::load(&folder.join(name), &crew()).unwrap();
+    let node = |name: &str| {
+        Link::spawn(LinkConfig {
+            host: "localhost".to_owned(),
+            port,
+            tls: Some(tls(&format!("nodes/{name}"))),
+            client_id: name.to_owned(),
+            crew: crew(),
+            audience: Audience::Node(name.parse().unwrap()),
+            presence: None,
+        })
+    };
+    let (_n1, mut n1) = node("n1");
+    let (_n2, mut n2) = node("n2");
+    up(&mut n1).await;
+    up(&mut n2).await;
+
+    manifest(&["n0", "n2"]);
+    let (done, text) = beehive(&config);
+    assert!(done && text.starts_with("4 may connect"), "{text}");
+    let (done, text) = beehive(&apply);
+    assert!(done && text.contains("has been restarted"), "{text}");
+    up(&mut n2).await;
+    // the connection that was there, and the attempt after it; each reason is told once
+    let mut told = 0;
+    while told < 2 {
+        match soon("a refusal", n1.recv()).await.unwrap() {
+            LinkEvent::Down { .. } => told += 1,
+            LinkEvent::Up { .. } => panic!("one who was left out is let in"),
+            LinkEvent::Message(_) | LinkEvent::Refused { .. } => {}
+        }
+    }
+    let (done, text) = beehive(&["broker", "config", &crew_folder, "--renew-node", "n1"]);
+    assert!(!done && text.contains("n1 is not in the crew"), "{text}");
+}
+
+/// Ends a mosquitto that has made itself a daemon.
+struct EndsByPid(std::path::PathBuf);
+
+impl Drop for EndsByPid {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+/// An interruption between the files and the restart is made good by the next `apply`.
+#[test]
+fn a_restart_that_failed_is_not_forgotten() {
+    use beehive::crew::apply::{ApplyError, Places, apply};
+    let broker = Broker::prepared("");
+    let work = tempfile::tempdir().unwrap();
+    let (into, conf_d) = (work.path().join("etc"), work.path().join("conf.d"));
+    fs::create_dir(&conf_d).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let plan = Plan { dir: into.clone(), port: listener.local_addr().unwrap().port(), ..broker.plan.clone() };
+    let write = |name: &str, text: String| fs::write(broker.dir.path().join(name), text).unwrap();
+    write(file::CONFIG, plan.config());
+    write(file::ACL, plan.acl());
+    write(file::CLIENTS, broker.pair("n1").certificate.clone());
+    let places = |restart: &str| Places {
+        from: broker.dir.path().to_owned(),
+        into: into.clone(),
+        conf_d: conf_d.clone(),
+        restart: vec![restart.to_owned()],
+    };
+    assert!(matches!(apply(&places("/bin/false")), Err(ApplyError::Restart(_))));
+    assert!(matches!(apply(&places("/bin/false")), Err(ApplyError::Restart(_))), "still due");
+    assert_eq!(apply(&places("/bin/true")).unwrap(), beehive::crew::apply::Applied::Restarted);
+    assert_eq!(apply(&places("/bin/false")).unwrap(), beehive::crew::apply::Applied::Unchanged);
+    write(file::CLIENTS, String::new());
+    assert!(matches!(apply(&places("/bin/true")), Err(ApplyError::Content { .. })), "nobody could connect");
 }

@@ -17,10 +17,12 @@
 //! | [`command`] | what a node is told |
 //! | [`coordinator`] | what the coordinator says |
 //! | [`console`] | what an operator asks, and the answers |
+//! | [`bridge`] | the door for tools that sign nothing |
 #![no_std]
 
 extern crate alloc;
 
+pub mod bridge;
 pub mod codec;
 pub mod command;
 pub mod console;

@@ -214,6 +214,8 @@ pub struct Part {
 pub enum BrokerTrust {
     /// On this machine's loopback.
     Loopback,
+    /// Spoken to over TLS, wherever it is.
+    Tls,
     /// Elsewhere, unsigned and unencrypted, allowed by `insecure_test_broker`.
     InsecureTest,
 }

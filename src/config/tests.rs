@@ -27,7 +27,13 @@ fn the_shortest_node_gets_the_defaults() {
             role: Role::Node,
             state_dir: "/var/lib/beehive".into(),
             run_dir: "/run/beehive".into(),
-            broker: BrokerConfig { host: "127.0.0.1".to_owned(), port: 1883, insecure_test_broker: false },
+            broker: BrokerConfig {
+                host: "127.0.0.1".to_owned(),
+                port: 1883,
+                tls: TlsSwitch::Off,
+                insecure_test_broker: false
+            },
+            keys: KeysConfig { dir: "/etc/beehive/identity".into() },
             engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, version: Text::new() },
             pins: PinsConfig {
                 backend: PinBackend::CharacterDevice,
@@ -136,7 +142,7 @@ fn unknown_keys_are_refused_in_every_section() {
         NODE,
         "[broker]\nhots = \"x\"",
         &[
-            "b.toml:4:1: unknown key `hots`, expected one of `host`, `port`, `insecure_test_broker`",
+            "b.toml:4:1: unknown key `hots`, expected one of `host`, `port`, `tls`, `insecure_test_broker`",
             "  correct its name, or move it to the section that it belongs to; `beehive config example` prints all keys",
         ],
     );
@@ -214,10 +220,10 @@ fn a_broker_elsewhere_has_to_be_asked_for() {
         NODE,
         "[broker]\nhost = \"bee42-crew-01-001\"",
         &[
-            "b.toml:4:8: host in [broker] is \"bee42-crew-01-001\", which is not this machine's loopback, and what beehive \
-             sends is not yet signed nor encrypted: whoever reaches that broker could reset this Pi",
-            "  run the broker on this machine (host = \"127.0.0.1\"), or, on a network of your own and for tests only, add \
-             insecure_test_broker = true to [broker]",
+            "b.toml:4:8: host in [broker] is \"bee42-crew-01-001\", which is not this machine's loopback, and without TLS \
+             anybody on the way reads and changes what is sent there",
+            "  add tls = \"on\" to [broker]; on a network of your own and for tests only, insecure_test_broker = true allows \
+             it without",
         ],
     );
     for host in ["10.0.0.1", "0.0.0.0", "127.0.0.1.example.org", "localhost.example.org", "::"] {
@@ -230,6 +236,19 @@ fn a_broker_elsewhere_has_to_be_asked_for() {
         let config = parse(&format!("{NODE}[broker]\nhost = \"{host}\"\ninsecure_test_broker = true")).unwrap();
         assert_eq!(config.broker_trust(), BrokerTrust::Loopback, "{host}");
     }
+}
+
+#[test]
+fn with_tls_the_broker_may_be_anywhere() {
+    let config =
+        parse(&format!("{NODE}[broker]\nhost = \"10.0.0.1\"\ntls = \"on\"\n[keys]\ndir = \"/srv/keys\"")).unwrap();
+    assert_eq!((config.broker.port, config.broker_trust()), (8883, BrokerTrust::Tls));
+    assert_eq!(config.keys.dir, std::path::Path::new("/srv/keys"));
+    let config = parse(&format!("{NODE}[broker]\ntls = \"on\"\nport = 1")).unwrap();
+    assert_eq!((config.broker.port, config.broker_trust()), (1, BrokerTrust::Tls));
+    assert_eq!(parse(&format!("{NODE}[broker]\ntls = true")).unwrap_err().problems[0].kind, "syntax");
+    let error = parse(&format!("{NODE}[broker]\nhost = \"fe80::1\"\ntls = \"on\"")).unwrap_err();
+    assert!(error.to_string().contains("write the broker's name instead"), "{error}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ use self::order::Order;
 use self::progress::Reporter;
 use self::session::{Heard, Session};
 use crate::cli::{Acting, ConsoleCommand, ConsoleOptions, NodeCommand};
+use crate::config::TlsSwitch;
 
 /// How long an answer is waited for, in seconds: the coordinator answers within milliseconds, a master that restarts its
 /// coordinator within a few seconds.
@@ -135,19 +136,18 @@ async fn perform(
         )
         .into());
     };
-    if !options.broker.is_loopback() {
+    if options.broker.tls == TlsSwitch::Off && !options.broker.is_loopback() {
         if !options.insecure_test_broker {
             return Err(Trouble::new(
                 ExitCode::Refused,
                 format!("refused: the broker at {} is not on this machine", options.broker),
-                "rule insecure-broker: what goes there is neither signed nor encrypted yet",
-                "run this on the master, or tunnel to it (ssh -L 1883:127.0.0.1:1883 MASTER); on a test network \
-                 --insecure-test-broker allows it",
+                "rule insecure-broker: without TLS anybody on the way reads and changes what is sent there",
+                "write --broker tls://HOST; on a test network --insecure-test-broker allows it without",
             )
             .with_code("insecure-broker")
             .into());
         }
-        note(&format!("beehive: unsigned and unencrypted to {}: for tests alone", options.broker));
+        note(&format!("beehive: unencrypted to {}: for tests alone", options.broker));
     }
     let console = Console { options, crew };
     match command {
@@ -188,7 +188,7 @@ struct Console<'a> {
 
 impl Console<'_> {
     fn open(&self) -> Result<Session, Trouble> {
-        Session::open(&self.options.broker, self.crew, &self.options.user())
+        Session::open(self.options, self.crew)
     }
 
     fn limit(&self, default_s: u32) -> Instant {

@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use super::exit::{ExitCode, Trouble};
 use super::model::{Applied, CrewView, Gaps, Seen};
 use super::order::Order;
-use crate::cli::Broker;
-use crate::link::{Link, LinkConfig, LinkEvent};
+use crate::cli::{Broker, ConsoleOptions};
+use crate::config::TlsSwitch;
+use crate::link::{Link, LinkConfig, LinkEvent, Tls};
 
 /// How long the first connection may take. A broker on the local network answers within milliseconds; this is long
 /// enough for one that is just starting, and short enough for somebody who mistyped its address.
@@ -102,7 +103,9 @@ pub(super) struct Session {
 
 impl Session {
     /// Opens a link; it connects by itself.
-    pub(super) fn open(broker: &Broker, crew: &CrewName, user: &UserName) -> Result<Self, Trouble> {
+    pub(super) fn open(options: &ConsoleOptions, crew: &CrewName) -> Result<Self, Trouble> {
+        let (broker, user) = (&options.broker, &options.user());
+        let tls = tls(options, crew)?;
         let signals = |kind| {
             signal(kind).map_err(|error| {
                 let fix = "raise the limits of this process and try again";
@@ -114,7 +117,7 @@ impl Session {
         let (link, events) = Link::spawn(LinkConfig {
             host: broker.host.clone(),
             port: broker.port,
-            tls: None,
+            tls,
             client_id: format!("console-{user}-{}", &tail[..12]),
             crew: crew.clone(),
             audience: Audience::Console(user.clone()),
@@ -279,6 +282,23 @@ impl Session {
     /// Ends the link in good order.
     pub(super) async fn close(self) {
         self.link.close("done").await;
+    }
+}
+
+/// What TLS needs, where the broker is spoken to over it.
+fn tls(options: &ConsoleOptions, crew: &CrewName) -> Result<Option<Tls>, Trouble> {
+    match (options.broker.tls, &options.identity) {
+        (TlsSwitch::Off, _) => Ok(None),
+        (TlsSwitch::On, Some(dir)) => Tls::load(dir, crew).map(Some).map_err(|error| {
+            let fix = "name the folder of this operator with --identity";
+            Trouble::new(ExitCode::Usage, "the certificates cannot be used", error.to_string(), fix)
+        }),
+        (TlsSwitch::On, None) => Err(Trouble::new(
+            ExitCode::Usage,
+            "which certificates?",
+            "over TLS the broker asks who comes, and neither --identity nor BEEHIVE_IDENTITY names a folder",
+            "add --identity FOLDER, the folder operators/<you> of the crew's folder",
+        )),
     }
 }
 

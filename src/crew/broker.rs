@@ -103,6 +103,7 @@ impl Part {
                     (Read, "b/#".to_owned()),
                     (Write, format!("h/{user}/#")),
                     (Write, "/homeassistant/device/+/config".to_owned()),
+                    (Read, "/homeassistant/device/+/config".to_owned()),
                     (Read, "/homeassistant/status".to_owned()),
                 ];
                 [asks(user), more].concat()

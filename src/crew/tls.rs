@@ -1,7 +1,7 @@
 //! Certificates: the broker's, which the crew's authority signs, and one for each identity, which the broker knows by
 //! heart.
 //!
-//! Facts it rests on (mosquitto 2.0.11, tried; see `docs/decisions/10-certificates.md`):
+//! Facts it rests on (mosquitto 2.0.11, tried; see `docs/decisions/12-certificates.md`):
 //! - A certificate that is valid may connect; the access rules only decide what it may read and write. The one list that
 //!   refuses a connection without ever running out is the list of certificates that the broker trusts (`cafile`). So
 //!   each identity's certificate is signed by itself and stands in that list; who is not in it is not let in.

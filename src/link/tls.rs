@@ -106,7 +106,7 @@ impl Tls {
         Ok(Self(Arc::new(config)))
     }
 
-    pub(super) fn transport(&self) -> rumqttc::Transport {
+    pub(crate) fn transport(&self) -> rumqttc::Transport {
         rumqttc::Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(Arc::clone(&self.0)))
     }
 }
