@@ -32,6 +32,7 @@ pub mod demo;
 pub mod engine;
 pub mod hal;
 pub mod host;
+pub mod keys;
 pub mod kube;
 pub mod link;
 pub mod store;

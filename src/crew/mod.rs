@@ -5,4 +5,5 @@ pub mod broker;
 pub mod command;
 pub mod files;
 pub mod folder;
+pub mod keys;
 pub mod tls;

@@ -15,7 +15,7 @@ use beehive_mqtt::sign::PublicKey;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::SignKey;
+use super::{Opener, SealError, SignKey};
 use crate::crew::files::{self, Access};
 
 /// The file with the secrets.
@@ -64,6 +64,8 @@ pub struct Identity {
     pub name: String,
     /// The key with which we sign.
     pub sign: SignKey,
+    /// The key that opens what is sealed to us; a node has one.
+    pub opener: Option<Opener>,
     /// The crew's public key.
     pub crew_key: PublicKey,
     /// The manifest as it was signed when the folder was made.
@@ -77,11 +79,15 @@ struct Written {
     name: String,
     /// The Ed25519 seed, in hexadecimal.
     sign: String,
+    /// The X25519 key, in hexadecimal; users have none.
+    #[serde(default)]
+    seal: Option<String>,
 }
 
 impl Drop for Written {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.sign);
+        zeroize::Zeroize::zeroize(&mut self.seal);
     }
 }
 
@@ -102,20 +108,31 @@ impl Identity {
             path: path.clone(),
             why: format!("it is no identity: {}", error.message()),
         })?;
-        let seed: PublicKey = written.sign.parse().map_err(|_| IdentityError::Content {
-            path: path.clone(),
-            why: "`sign` is not 64 lower-case hexadecimal digits".to_owned(),
-        })?;
-        let seed = Zeroizing::new(seed.0);
+        let seed_of = |key: &str, text: &str| {
+            let seed: Result<PublicKey, _> = text.parse();
+            seed.map(|seed| Zeroizing::new(seed.0)).map_err(|_| IdentityError::Content {
+                path: path.clone(),
+                why: format!("`{key}` is not 64 lower-case hexadecimal digits"),
+            })
+        };
+        let seed = seed_of("sign", &written.sign)?;
+        let opener = match &written.seal {
+            None => None,
+            Some(text) => {
+                let wrong = |error: SealError| IdentityError::Content { path: path.clone(), why: error.to_string() };
+                Some(Opener::from_seed(&*seed_of("seal", text)?).map_err(wrong)?)
+            }
+        };
         let key_path = dir.join(CREW_KEY);
-        let crew_key = files::read(&key_path)?
-            .trim()
-            .parse()
-            .map_err(|error| IdentityError::Content { path: key_path, why: format!("the crew's public key {error}") })?;
+        let crew_key = files::read(&key_path)?.trim().parse().map_err(|error| IdentityError::Content {
+            path: key_path,
+            why: format!("the crew's public key {error}"),
+        })?;
         Ok(Self {
             crew: written.crew.clone(),
             name: written.name.clone(),
             sign: SignKey::from_seed(&seed),
+            opener,
             crew_key,
             manifest: files::read(&dir.join(MANIFEST))?.into_bytes(),
         })
@@ -128,11 +145,16 @@ impl Identity {
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         fs::create_dir_all(dir)?;
         let seed = Zeroizing::new(PublicKey(*self.sign.seed()).to_string());
+        let seal = Zeroizing::new(self.opener.as_ref().map_or(String::new(), |opener| {
+            format!("seal = \"{}\"\n", Zeroizing::new(PublicKey(*opener.seed()).to_string()).as_str())
+        }));
         let text = Zeroizing::new(format!(
-            "# The keys of {name} in crew {crew}. Nobody else may read this file.\ncrew = \"{crew}\"\nname = \"{name}\"\nsign = \"{seed}\"\n",
+            "# The keys of {name} in crew {crew}. Nobody else may read this file.\ncrew = \"{crew}\"\nname = \"{name}\"\n\
+             sign = \"{seed}\"\n{seal}",
             crew = self.crew,
             name = self.name,
             seed = seed.as_str(),
+            seal = seal.as_str(),
         ));
         files::write(&dir.join(FILE), Access::Private, text.as_bytes())?;
         files::write(&dir.join(CREW_KEY), Access::Public, format!("{}\n", self.crew_key).as_bytes())?;
@@ -150,6 +172,7 @@ mod tests {
             crew: "bee".parse().unwrap(),
             name: "pi-1".to_owned(),
             sign: SignKey::from_seed(&[0xab; 32]),
+            opener: Some(Opener::from_seed(&[0xab; 32]).unwrap()),
             crew_key: PublicKey([3; 32]),
             manifest: b"{}".to_vec(),
         }

@@ -10,9 +10,11 @@
 
 mod identity;
 mod keyring;
+mod seal;
 
 pub use identity::{FILE, Identity, IdentityError};
 pub use keyring::{Changed, Keyring, KeyringError, RECORD};
+pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};
 
 use std::fmt;
 use std::sync::Arc;
@@ -120,7 +122,11 @@ mod tests {
         let seed: PublicKey = "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb".parse().unwrap();
         let key = SignKey::from_seed(&seed.0);
         assert_eq!(key.public().to_string(), "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
-        assert!(key.sign(&[0x72]).to_string().starts_with("92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"));
+        assert!(
+            key.sign(&[0x72])
+                .to_string()
+                .starts_with("92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da")
+        );
     }
 
     #[test]

@@ -24,8 +24,9 @@ pub use outbox::Dropped;
 pub use refused::{Refusal, RefusedKind, Retained};
 pub use tls::{Tls, TlsError};
 
+use crate::keys::Trust;
 use beehive_mqtt::node::Refused;
-use beehive_mqtt::{Audience, CrewName, DecodeError, EncodeError, Payload, Text, Topic, decode, encode};
+use beehive_mqtt::{Audience, CrewName, DecodeError, EncodeError, KeyId, Payload, Text, Topic, decode, encode};
 use outbox::{Full, Outbox, Outgoing};
 use refused::Counters;
 use rumqttc::AsyncClient;
@@ -60,6 +61,8 @@ pub struct LinkConfig {
     pub audience: Audience,
     /// The presence that is kept, if any.
     pub presence: Option<OwnPresence>,
+    /// Our key, and whom we believe.
+    pub trust: Trust,
 }
 
 /// The presence that a link keeps.
@@ -96,8 +99,8 @@ pub enum LinkEvent {
     },
 }
 
-/// A message that passed the screening: a topic of this crew, retained only where that is allowed, not too long. Its
-/// payload is not read yet; see [`Link::decode`].
+/// A message that passed the screening: a topic of this crew, retained only where that is allowed, not too long, and
+/// signed by whom that topic has to be. Its payload is not read yet; see [`Link::decode`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
     /// Its topic.
@@ -106,6 +109,8 @@ pub struct Incoming {
     pub payload: Vec<u8>,
     /// Whether the broker had kept it.
     pub retained: Retained,
+    /// Who signed it; nobody, where this kind of message is not signed.
+    pub key: Option<KeyId>,
 }
 
 impl Incoming {
@@ -148,6 +153,7 @@ struct Control {
 /// What handle and task have in common.
 struct Shared {
     crew: CrewName,
+    trust: Trust,
     lane: Mutex<Lane>,
     counters: Mutex<Counters>,
 }
@@ -220,6 +226,7 @@ impl Link {
     pub fn spawn(config: LinkConfig) -> (Self, mpsc::Receiver<LinkEvent>) {
         let shared = Arc::new(Shared {
             crew: config.crew.clone(),
+            trust: config.trust.clone(),
             lane: Mutex::new(Lane { outbox: Outbox::new(), client: None }),
             counters: Mutex::new(Counters::default()),
         });
@@ -241,8 +248,19 @@ impl Link {
     /// # Errors
     /// If the payload is larger than its kind may be. Nothing is sent then.
     pub fn publish<P: Payload>(&self, topic: &Topic, payload: &P) -> Result<(), EncodeError> {
-        self.0.shared.put(topic, encode(payload)?);
+        let name = topic.name(&self.0.shared.crew);
+        self.0.shared.put(topic, encode(payload, &name, self.0.shared.trust.signer.as_ref())?);
         Ok(())
+    }
+
+    /// Publishes the crew's manifest as its owner signed it.
+    pub fn publish_manifest(&self) {
+        self.0.shared.put(&Topic::Manifest, self.0.shared.trust.keyring.signed_manifest());
+    }
+
+    /// Our key, and whom we believe.
+    pub fn trust(&self) -> &Trust {
+        &self.0.shared.trust
     }
 
     /// Removes the retained message at `topic` from the broker, and forgets it here. If there is no connection, with the

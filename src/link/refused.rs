@@ -7,7 +7,7 @@ use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::{CoordinatorEvent, CoordinatorState, OperationNode, OperationSummary};
 use beehive_mqtt::node::{CommandResult, NodeEvent, NodeInfo, NodeRequest, NodeState, Presence, Refused, Telemetry};
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, Topic, TopicError};
+use beehive_mqtt::{CrewName, Manifest, Topic, TopicError};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub enum RefusedKind {
     Retained,
     /// Another crew's, or a topic that is not ours.
     Foreign,
+    /// Not signed by whom it had to be.
+    Untrusted,
 }
 
 impl RefusedKind {
@@ -41,6 +43,7 @@ impl RefusedKind {
             Self::UnknownVersion => "unknown-version",
             Self::Retained => "retained",
             Self::Foreign => "foreign",
+            Self::Untrusted => "untrusted",
         }
     }
 }
@@ -51,12 +54,13 @@ impl From<&DecodeError> for RefusedKind {
             DecodeError::Oversized { .. } => Self::Oversized,
             DecodeError::Version { .. } => Self::UnknownVersion,
             DecodeError::Malformed { .. } => Self::Malformed,
+            DecodeError::Distrusted { .. } => Self::Untrusted,
         }
     }
 }
 
 /// Why the link did not pass a message on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Its topic is not one of this crew and protocol version.
     Topic(TopicError),
@@ -69,15 +73,18 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// Its envelope cannot be read, or is not signed by whom it has to be.
+    Envelope(DecodeError),
 }
 
 impl Refusal {
     /// How it is counted.
-    pub fn kind(self) -> RefusedKind {
+    pub fn kind(&self) -> RefusedKind {
         match self {
             Self::Topic(_) => RefusedKind::Foreign,
             Self::Retained => RefusedKind::Retained,
             Self::Oversized { .. } => RefusedKind::Oversized,
+            Self::Envelope(error) => error.into(),
         }
     }
 }
@@ -89,6 +96,7 @@ impl fmt::Display for Refusal {
             Self::Retained => {
                 f.write_str("the broker had kept it, but messages of this topic are never retained; clear it there")
             }
+            Self::Envelope(error) => write!(f, "{error}"),
             Self::Oversized { bytes, limit } => {
                 write!(f, "it has {bytes} bytes, more than the {limit} that a message of this topic may have")
             }
@@ -111,6 +119,7 @@ fn limit_bytes(topic: &Topic) -> usize {
         Topic::Operation(_) => OperationSummary::MAX_BYTES,
         Topic::OperationNode(..) => OperationNode::MAX_BYTES,
         Topic::CoordinatorEvent => CoordinatorEvent::MAX_BYTES,
+        Topic::Manifest => Manifest::MAX_BYTES,
         Topic::ConsoleRequest(_) => ConsoleRequest::MAX_BYTES,
         Topic::ConsoleResponse(_) => ConsoleResponse::MAX_BYTES,
     }
@@ -149,7 +158,7 @@ struct Quiet {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     counts: Refused,
-    quiet: [Quiet; 5],
+    quiet: [Quiet; 6],
 }
 
 impl Counters {
@@ -161,6 +170,7 @@ impl Counters {
             RefusedKind::UnknownVersion => (&mut self.counts.unknown_version, &mut self.quiet[2]),
             RefusedKind::Retained => (&mut self.counts.retained, &mut self.quiet[3]),
             RefusedKind::Foreign => (&mut self.counts.foreign, &mut self.quiet[4]),
+            RefusedKind::Untrusted => (&mut self.counts.untrusted, &mut self.quiet[5]),
         };
         *count = count.saturating_add(1);
         if quiet.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {

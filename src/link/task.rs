@@ -1,11 +1,13 @@
 //! The task that polls. It alone touches rumqttc's event loop; see the module above for the facts.
 
-use super::refused::{self, RefusedKind, Retained};
+use super::refused::{self, Refusal, RefusedKind, Retained};
 use super::{CLOSE_MS, Control, Incoming, LinkConfig, LinkEvent, Mode, OwnPresence, Shared, is_loopback, locked};
+use crate::keys::Changed;
 use beehive_mqtt::codec::MAX_PACKET_BYTES;
+use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::node::{Connection, Presence};
-use beehive_mqtt::topic::Delivery;
-use beehive_mqtt::{Text, decode, encode};
+use beehive_mqtt::topic::{Delivery, Retention};
+use beehive_mqtt::{EncodeError, KeyId, Text, Topic, decode, encode, verify};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
     Packet, Publish, QoS, StateError, SubAck, SubscribeFilter, SubscribeReasonCode,
@@ -211,7 +213,7 @@ impl Task {
         options.set_clean_session(true);
         options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
         if let Some((own, presence)) = self.presence(Connection::Offline, Text::cut("connection lost")) {
-            match encode(&presence) {
+            match self.encode(own, &presence) {
                 Ok(payload) => {
                     let name = own.topic.name(&self.config.crew);
                     options.set_last_will(LastWill::new(name.as_str(), payload, QoS::AtLeastOnce, true));
@@ -265,7 +267,7 @@ impl Task {
             return End::Lost("cannot subscribe: the client's queue is full at its start".to_owned());
         }
         {
-            let presence = self.online().and_then(|(own, presence)| Some((own, encode(&presence).ok()?)));
+            let presence = self.online().and_then(|(own, presence)| Some((own, self.encode(own, &presence).ok()?)));
             let name = presence.as_ref().map(|(own, _)| own.topic.name(&self.config.crew));
             let mut lane = locked(&self.shared.lane);
             lane.client = Some(client.clone());
@@ -401,23 +403,60 @@ impl Task {
 
     async fn receive(&mut self, cuts: u32, publish: Publish) {
         let retained = if publish.retain { Retained::Yes } else { Retained::No };
-        match refused::screen(&self.config.crew, &publish.topic, publish.payload.len(), retained) {
+        let screened = refused::screen(&self.config.crew, &publish.topic, publish.payload.len(), retained)
+            .and_then(|topic| Ok((self.believe(&topic, &publish)?, topic)));
+        match screened {
             Err(why) => {
                 self.shared.refuse(why.kind(), &publish.topic, &why);
                 // a flood of refused messages must not hold up the others
                 let _ = self.events.try_send(LinkEvent::Refused { topic: refused::shown(&publish.topic), why });
             }
-            Ok(topic) => {
+            Ok((key, topic)) => {
                 if self.config.presence.as_ref().is_some_and(|own| own.topic == topic) {
                     self.see_own_presence(&publish.payload);
                 }
-                let message = LinkEvent::Message(Incoming { topic, payload: publish.payload.into(), retained });
+                if topic == Topic::Manifest {
+                    self.see_manifest(&publish.payload);
+                }
+                let message = LinkEvent::Message(Incoming { topic, payload: publish.payload.into(), retained, key });
                 tokio::select! {
                     biased;
                     permit = self.events.reserve() => if let Ok(permit) = permit { permit.send(message) },
                     () = stop(&mut self.control, cuts) => {}
                 }
             }
+        }
+    }
+
+    /// Who signed a message, where its kind is signed. That a retained one was cleared is said by an empty message, which
+    /// nobody can sign: it is no evidence of anything, and passes.
+    fn believe(&self, topic: &Topic, publish: &Publish) -> Result<Option<KeyId>, Refusal> {
+        match topic.wrapping() {
+            Wrapping::Plain => Ok(None),
+            Wrapping::Envelope if publish.payload.is_empty() && topic.retention() == Retention::Retained => Ok(None),
+            Wrapping::Envelope => {
+                let keyring = &self.config.trust.keyring;
+                verify(&publish.payload, &publish.topic, |key, message, signature| {
+                    keyring.believe(topic, key, message, signature)
+                })
+                .map(Some)
+                .map_err(Refusal::Envelope)
+            }
+        }
+    }
+
+    /// A newer manifest counts from now on. One that may not follow ours changes nothing, and somebody should know.
+    fn see_manifest(&self, payload: &[u8]) {
+        if payload.is_empty() {
+            return;
+        }
+        match self.config.trust.keyring.offer(payload) {
+            Ok(Changed::Nothing) => {}
+            Ok(Changed::Manifest) => {
+                let manifest = self.config.trust.keyring.manifest();
+                tracing::info!(revision = manifest.revision, term = manifest.term, "the crew's manifest has changed");
+            }
+            Err(error) => tracing::warn!("the manifest on the broker is not taken: {error}"),
         }
     }
 
@@ -438,8 +477,13 @@ impl Task {
         }
     }
 
+    fn encode(&self, own: &OwnPresence, presence: &Presence) -> Result<Vec<u8>, EncodeError> {
+        let name = own.topic.name(&self.config.crew);
+        encode(presence, &name, self.config.trust.signer.as_ref())
+    }
+
     fn say(&self, own: &OwnPresence, presence: &Presence) {
-        match encode(presence) {
+        match self.encode(own, presence) {
             Ok(payload) => self.shared.put(&own.topic, payload),
             Err(error) => tracing::error!(%error, "cannot say how it is with the connection"),
         }
