@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::Role;
 use beehive_mqtt::{CrewName, NodeName, UserName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -47,6 +48,11 @@ pub enum Command {
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes a crew's keys and its manifest, and changes who is in it
+    ///
+    /// For the crew's owner. The folder holds the crew's own key: keep it off the Pis, and keep a copy.
+    #[command(subcommand)]
+    Crew(CrewCommand),
     /// Makes the broker's configuration, and puts it in place on the broker's machine
     #[command(subcommand)]
     Broker(BrokerCommand),
@@ -85,6 +91,97 @@ pub struct BridgeArgs {
     /// The tool that Home Assistant is at the broker
     #[arg(long, value_name = "NAME", default_value = crate::bridge::DEFAULT_ASSISTANT)]
     pub assistant: UserName,
+}
+
+/// `beehive crew …`.
+#[derive(Debug, Subcommand)]
+pub enum CrewCommand {
+    /// Makes a new crew: its own key, keys for each node and user, the signed manifest
+    Init {
+        /// The crew's name
+        #[arg(value_name = "NAME")]
+        crew: CrewName,
+        /// The folder; it must not hold a crew yet [default: ~/.config/beehive/crews/NAME]
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+        /// A node; may be repeated. The first one is the master
+        #[arg(long = "node", value_name = "NODE", required = true)]
+        nodes: Vec<NodeName>,
+        /// An operator; may be repeated [default: who runs this]
+        #[arg(long = "operator", value_name = "USER")]
+        operators: Vec<UserName>,
+    },
+    /// Adds a node, or gives a known one new keys
+    AddNode {
+        /// Which
+        node: NodeName,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+    /// Adds a user, or gives a known one another role and a new key
+    AddUser {
+        /// Who
+        user: UserName,
+        /// What the user may do
+        #[arg(long, value_enum, default_value_t = RoleOfUser::Operator)]
+        role: RoleOfUser,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+    /// Leaves a node or a user out; its messages are refused from the moment that the others have the new manifest
+    Revoke {
+        /// Whom
+        name: String,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+    /// Grants the coordination to a node, for a new term: the one before is believed no more
+    GrantCoordinator {
+        /// To which
+        node: NodeName,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+}
+
+/// A crew's folder.
+#[derive(Debug, Clone, Args)]
+pub struct CrewFolder {
+    /// The crew's folder
+    #[arg(long = "dir", value_name = "FOLDER")]
+    pub dir: PathBuf,
+}
+
+/// What a user may do, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleOfUser {
+    /// Everything
+    Operator,
+    /// What destroys nothing, for tools
+    Bridge,
+    /// Nothing but to watch
+    ReadOnly,
+}
+
+impl From<RoleOfUser> for UserRole {
+    fn from(role: RoleOfUser) -> Self {
+        match role {
+            RoleOfUser::Operator => Self::Operator,
+            RoleOfUser::Bridge => Self::Bridge,
+            RoleOfUser::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
+/// Where the crews' folders are unless somebody says otherwise.
+pub fn crews_dir() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let configuration = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    configuration.unwrap_or_default().join("beehive/crews")
 }
 
 /// `beehive broker …`.
@@ -240,7 +337,7 @@ pub struct ConsoleOptions {
     /// Who asks [default: $USER, with '-' for what may not be in a name]
     #[arg(long, global = true, env = "BEEHIVE_USER", value_name = "NAME")]
     pub user: Option<UserName>,
-    /// The folder with this operator's keys and certificates, from the crew's folder
+    /// The folder with this user's keys [default: ~/.config/beehive/crews/CREW/operators/USER]
     #[arg(long, global = true, env = "BEEHIVE_IDENTITY", value_name = "FOLDER")]
     pub identity: Option<PathBuf>,
     /// Data as JSON: one document, or one a line for what goes on (events -f, status --watch)
@@ -258,6 +355,13 @@ impl ConsoleOptions {
     /// Who asks: `--user`, or else `$USER` made valid.
     pub fn user(&self) -> UserName {
         self.user.clone().unwrap_or_else(|| valid_user(&std::env::var("USER").unwrap_or_default()))
+    }
+
+    /// The folder with this user's keys: `--identity`, or else where `crew init` is meant to have been run.
+    pub fn identity_dir(&self, crew: &CrewName) -> PathBuf {
+        self.identity
+            .clone()
+            .unwrap_or_else(|| crews_dir().join(crew.as_str()).join("operators").join(self.user().as_str()))
     }
 }
 

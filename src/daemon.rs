@@ -4,10 +4,12 @@
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
 use crate::config::{Config, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
+use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
+use crate::keys::{Identity, Trust};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, OwnPresence, Tls};
 use crate::store::Store;
@@ -61,8 +63,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
+    let (trust, place) = trust(&config, &store)?;
     let (link, inbound) = Link::spawn(link_config(
         &config,
+        &trust,
         tls.clone(),
         config.node.as_str(),
         Audience::Node(config.node.clone()),
@@ -81,10 +85,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let agent = agent::run(parts, ended(stop.clone()));
 
-    match plane {
+    match plane.filter(|_| place == Place::Member) {
         None => ended_well(agent.await?)?,
         Some(plane) => {
-            let (link, inbound) = coordinator_link(&config, tls, start);
+            let (link, inbound) = coordinator_link(&config, &trust, tls, start);
             let parts = CoordinatorParts {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
@@ -149,18 +153,56 @@ fn agent_settings(config: &Config, start: u32) -> AgentSettings {
     }
 }
 
+/// Whether this machine has keys of the crew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Member,
+    Stranger,
+}
+
+/// Our keys, and whom we believe. A Pi without keys is a stranger to its crew: nobody believes it, it believes nobody and
+/// coordinates nothing, and its button works.
+fn trust(config: &Config, store: &Store) -> anyhow::Result<(Trust, Place)> {
+    let dir = &config.keys.dir;
+    let trust = Identity::load(dir).map_err(anyhow::Error::from).and_then(|identity| {
+        if identity.crew != config.crew || identity.name != config.node.as_str() {
+            let (crew, name) = (&identity.crew, &identity.name);
+            anyhow::bail!("the keys in {} are of {name} in crew {crew}", dir.display());
+        }
+        Ok(identity.trust(Some(store.clone()))?)
+    });
+    match trust {
+        Ok(trust) => Ok((trust, Place::Member)),
+        Err(error) => {
+            tracing::error!(
+                "no keys of {} in crew {}: {error:#}; nobody believes this Pi until it has them, it takes no command and \
+                 coordinates nothing; the button works. Copy nodes/{} of the crew's folder to {}",
+                config.node,
+                config.crew,
+                config.node,
+                dir.display()
+            );
+            let alone = NewCrew { crew: config.crew.clone(), nodes: vec![config.node.clone()], users: Vec::new() };
+            let identity = CrewKeys::generate(&alone)?.node(&config.node)?;
+            Ok((identity.trust(None)?, Place::Stranger))
+        }
+    }
+}
+
 fn coordinator_link(
     config: &Config,
+    trust: &Trust,
     tls: Option<Tls>,
     start: u32,
 ) -> (Link, tokio::sync::mpsc::Receiver<crate::link::LinkEvent>) {
     let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
     let client = format!("{}-coordinator", config.node);
-    Link::spawn(link_config(config, tls, &client, Audience::Coordinator, presence))
+    Link::spawn(link_config(config, trust, tls, &client, Audience::Coordinator, presence))
 }
 
 fn link_config(
     config: &Config,
+    trust: &Trust,
     tls: Option<Tls>,
     client_id: &str,
     audience: Audience,
@@ -174,6 +216,7 @@ fn link_config(
         crew: config.crew.clone(),
         audience,
         presence: Some(presence),
+        trust: trust.clone(),
     }
 }
 

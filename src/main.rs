@@ -51,6 +51,10 @@ fn main() -> std::process::ExitCode {
             log("info");
             block_on(beehive::bridge::run(&cli.options, arguments)).map_or(ExitCode::Failed, outcome)
         }
+        Command::Crew(command) => match beehive::crew::command::crew(command, &cli.options) {
+            Ok(text) => written(cli::print(text.as_bytes())),
+            Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+        },
         Command::Broker(command) => match beehive::crew::command::broker(command) {
             Ok(text) => written(cli::print(text.as_bytes())),
             Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),

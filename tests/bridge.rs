@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/keys.rs"]
+mod keys;
 #[path = "common/secure.rs"]
 mod secure;
 
@@ -12,11 +14,15 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Respons
 use beehive_mqtt::coordinator::{ClusterPhase, CoordinatorState, Member, Membership, OperationKind, Slot};
 use beehive_mqtt::{Audience, Text, Topic};
 use common::soon;
+use keys::Keys;
 use rumqttc::Publish;
 use secure::{Broker, Client, Kept, crew, up};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use tokio::sync::mpsc::Receiver;
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new("c1", &["n0", "n1", "n2"], &["ann", "bob", "eve", "door"]));
 
 /// `beehive bridge`, ended with the value.
 struct Bridge(Child);
@@ -24,6 +30,9 @@ struct Bridge(Child);
 impl Bridge {
     fn start(broker: &Broker, dir: &std::path::Path) -> Self {
         let pair = broker.pair("user:door");
+        for name in ["identity.toml", "crew.pub", "manifest.json"] {
+            std::fs::copy(KEYS.user_dir("door").join(name), dir.join(name)).unwrap();
+        }
         files::write(&dir.join("ca.crt"), Access::Public, broker.authority.certificate.as_bytes()).unwrap();
         files::write(&dir.join("tls.crt"), Access::Public, pair.certificate.as_bytes()).unwrap();
         files::write(&dir.join("tls.key"), Access::Private, pair.key.expose().as_bytes()).unwrap();
@@ -80,6 +89,7 @@ impl Coordinator {
             tls: Some(broker.tls(broker.pair("n0"))),
             client_id: "n0-coordinator".to_owned(),
             crew: crew(),
+            trust: KEYS.coordinator(),
             audience: Audience::Coordinator,
             presence: Some(OwnPresence { topic: Topic::CoordinatorPresence, start: 1 }),
         });
@@ -196,6 +206,7 @@ async fn a_birth_brings_discovery_again_and_who_leaves_is_removed() {
         tls: Some(node),
         client_id: "n1".to_owned(),
         crew: crew(),
+        trust: KEYS.node("n1"),
         audience: Audience::Node("n1".parse().unwrap()),
         presence: Some(OwnPresence { topic: Topic::Presence("n1".parse().unwrap()), start: 1 }),
     });

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/keys.rs"]
+mod keys;
 #[path = "common/secure.rs"]
 mod secure;
 
@@ -10,12 +12,16 @@ use beehive::crew::tls::{Identity, Pair, identity};
 use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence, Tls};
 use beehive_mqtt::{Audience, Topic};
 use common::soon;
+use keys::Keys;
 use rumqttc::{TlsConfiguration, Transport};
 use secure::{Broker, Client, Kept, crew, free_port, up};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::LazyLock;
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new("c1", &["n0", "n1", "n2"], &["ann", "bob", "eve", "door"]));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_reaches_his_own_subtree_and_no_other() {
@@ -133,6 +139,7 @@ async fn a_revoked_identity_is_put_out_and_stays_out_and_the_others_are_back() {
         tls: Some(broker.tls(broker.pair("n2"))),
         client_id: "n2".to_owned(),
         crew: crew(),
+        trust: KEYS.node("n2"),
         audience: Audience::Node("n2".parse().unwrap()),
         presence: Some(OwnPresence { topic: Topic::Presence("n2".parse().unwrap()), start: 1 }),
     });
@@ -293,6 +300,7 @@ async fn an_operator_sets_the_broker_up_and_leaves_somebody_out() {
             tls: Some(tls(&format!("nodes/{name}"))),
             client_id: name.to_owned(),
             crew: crew(),
+            trust: KEYS.node(name),
             audience: Audience::Node(name.parse().unwrap()),
             presence: None,
         })

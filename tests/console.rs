@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/keys.rs"]
+mod keys;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command as Process, Output, Stdio};
@@ -18,9 +20,14 @@ use beehive_mqtt::node::{
     Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence,
 };
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, NodeName, OperationId, Payload, RequestId, Text, Topic, UserName, decode, encode};
+use beehive_mqtt::{CrewName, NodeName, OperationId, Payload, RequestId, Text, Topic, UserName, decode};
 use common::{Mosquitto, PATIENCE, Plain, Retain, soon};
+use keys::Keys;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
+
+/// The crew of these tests; the first node coordinates.
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new("bee", &["pi-1", "pi-2", "pi-3"], &["ann"]));
 
 const BEEHIVE: &str = env!("CARGO_BIN_EXE_beehive");
 
@@ -30,6 +37,7 @@ fn beehive(args: &[&str]) -> assert_cmd::Command {
     for variable in ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "RUST_LOG"] {
         command.env_remove(variable);
     }
+    command.env("BEEHIVE_IDENTITY", KEYS.user_dir("ann"));
     command.env("USER", "ann").timeout(Duration::from_secs(60)).args(args);
     command
 }
@@ -72,7 +80,7 @@ impl Scripted {
             Retention::Retained => Retain::Yes,
             Retention::Passing => Retain::No,
         };
-        self.0.publish(&topic.name(&bee()), retain, &encode(payload).unwrap()).await;
+        self.0.publish(&topic.name(&bee()), retain, &KEYS.signed(&topic, payload)).await;
     }
 
     /// A crew of two, the second one off.
@@ -481,6 +489,7 @@ impl Following {
     fn start(port: u16, args: &[&str]) -> Self {
         let broker = format!("127.0.0.1:{port}");
         let mut child = Process::new(BEEHIVE)
+            .env("BEEHIVE_IDENTITY", KEYS.user_dir("ann"))
             .args(["--broker", &broker, "--crew", "bee", "--user", "ann"])
             .args(args)
             .stdin(Stdio::null())
@@ -587,6 +596,7 @@ async fn status_watch_shows_each_change_and_a_silent_end() {
 fn on_a_terminal(port: u16, args: &str, typed: &'static str) -> tokio::task::JoinHandle<(i32, String, String)> {
     let line = format!("{BEEHIVE} --broker 127.0.0.1:{port} --crew bee --user ann {args}");
     let mut command = assert_cmd::Command::new("script");
+    command.env("BEEHIVE_IDENTITY", KEYS.user_dir("ann"));
     command.args(["-qec", &line, "/dev/null"]).timeout(Duration::from_secs(60)).write_stdin(typed);
     tokio::task::spawn_blocking(move || ended(&mut command))
 }

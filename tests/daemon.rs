@@ -7,6 +7,8 @@
 mod common;
 #[path = "common/crew.rs"]
 mod crew;
+#[path = "common/keys.rs"]
+mod keys;
 
 use beehive_mqtt::command::{Command, Verb, VerbName};
 use beehive_mqtt::console::{ConsoleResponse, ResponseStatus};
@@ -14,7 +16,7 @@ use beehive_mqtt::coordinator::{OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{
     BrokerTrust, CommandResult, CommandStatus, Connection, NodeInfo, PartStatus, Presence, Telemetry,
 };
-use beehive_mqtt::{Payload, Topic, UserName, decode, encode};
+use beehive_mqtt::{Payload, Topic, UserName, decode};
 use common::{PATIENCE, Retain};
 use crew::{Crew, Ended, MASTER, beehive, phase, pi, read, reports, run_refused, state, topic, until, wire};
 use serde_json::{Value, json};
@@ -147,6 +149,7 @@ async fn a_crew_is_created_and_rebuilt_and_a_plain_client_sees_everything() {
         "CoordinatorState",
         "Event",
         "Info",
+        "Manifest",
         "Operation",
         "OperationNode",
         "Presence",
@@ -361,7 +364,7 @@ async fn a_command_runs_once_however_often_it_comes() {
             expires_ms: 10_000,
             verb: Verb::Identify { seconds: 1 },
         };
-        replayer.publish(&wire(&command), Retain::No, &encode(&blink).unwrap()).await;
+        replayer.publish(&wire(&command), Retain::No, &crew.keys.signed(&Topic::Command(pi("pi-2")), &blink)).await;
         replayer
             .find("the answer to the new one", |message| {
                 read::<CommandResult>(message, &result).is_some_and(|result| result.id == blink.id)
@@ -372,7 +375,7 @@ async fn a_command_runs_once_however_often_it_comes() {
 
         // an older term is no longer obeyed
         let old = Command { id: format!("old-{}", start.replace(' ', "-")).parse().unwrap(), term: 0, ..blink };
-        replayer.publish(&wire(&command), Retain::No, &encode(&old).unwrap()).await;
+        replayer.publish(&wire(&command), Retain::No, &crew.keys.signed(&Topic::Command(pi("pi-2")), &old)).await;
         let answer = replayer
             .find("the refusal", |message| {
                 read::<CommandResult>(message, &result).is_some_and(|result| result.id == old.id)
@@ -405,10 +408,12 @@ async fn picture(crew: &Crew) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
     let mut crew = Crew::new(&TWO, 0);
+    let keys = std::sync::Arc::clone(&crew.keys);
     let command = wire(&Topic::Command(pi("pi-2")));
     let reset = |id: &str| {
         let id = id.parse().unwrap();
-        encode(&Command { id, term: 99, operation: None, expires_ms: 60_000, verb: Verb::Reset }).unwrap()
+        let reset = Command { id, term: 99, operation: None, expires_ms: 60_000, verb: Verb::Reset };
+        keys.signed(&Topic::Command(pi("pi-2")), &reset)
     };
     let mut stranger = crew.listener().await;
     // kept by the broker since before the node was there
@@ -437,14 +442,15 @@ async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
     let counts =
         stranger.find("the counts", |message| counted(message).is_some_and(|refused| refused.malformed > 0)).await;
     let counts = counted(&counts).unwrap();
-    assert_eq!((counts.malformed, counts.oversized, counts.unknown_version), (6, 1, 1), "{counts:?}");
+    assert_eq!((counts.malformed, counts.oversized, counts.unknown_version), (5, 1, 1), "{counts:?}");
+    assert_eq!(counts.untrusted, 1, "{counts:?}");
     assert!(counts.retained >= 1, "{counts:?}");
     let log = crew.log("pi-2");
-    for kind in ["malformed", "oversized", "unknown-version", "retained"] {
+    for kind in ["malformed", "oversized", "unknown-version", "retained", "untrusted"] {
         let lines = log.lines().filter(|line| line.contains(&format!("kind=\"{kind}\""))).count();
         assert_eq!(lines, 1, "one line a kind and minute, {kind}:\n{log}");
     }
-    assert!(log.lines().filter(|line| line.contains("kind=Refused")).count() <= 4, "a flood fills the log:\n{log}");
+    assert!(log.lines().filter(|line| line.contains("kind=Refused")).count() <= 5, "a flood fills the log:\n{log}");
 
     // garbage in a node's name, to the coordinator
     for leaf in ["state", "presence", "result", "request"] {
@@ -458,7 +464,7 @@ async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
     for (payload, code) in [
         (&b"garbage"[..], "malformed"),
         (b"{\"v\":7,\"body\":\"{}\"}", "unknown-version"),
-        (b"{\"v\":1,\"body\":\"{\\\"id\\\":\\\"x\\\"}\"}", "malformed"),
+        (b"{\"v\":1,\"body\":\"{\\\"id\\\":\\\"x\\\"}\"}", "unsigned"),
         (&oversized, "oversized"),
     ] {
         stranger.publish(&request, Retain::No, payload).await;
@@ -468,7 +474,8 @@ async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
             })
             .await;
         let answer: ConsoleResponse = decode(&answer.payload).unwrap();
-        assert_eq!((answer.status, answer.id.as_str()), (ResponseStatus::Invalid, "unreadable"));
+        let status = if code == "unsigned" { ResponseStatus::NotAuthorised } else { ResponseStatus::Invalid };
+        assert_eq!((answer.status, answer.id.as_str()), (status, "unreadable"));
         assert!(!answer.text.is_empty());
     }
 

@@ -1,9 +1,12 @@
 //! The link against a real mosquitto that is killed, restarted, and fed by strangers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/keys.rs"]
+mod keys;
+
 mod common;
 
-use beehive::link::{Incoming, Link, LinkConfig, LinkEvent, Network, OwnPresence, Refusal, Retained};
+use beehive::link::{Incoming, Link, LinkConfig, LinkEvent, Network, OwnPresence, Refusal, RefusedKind, Retained};
 use beehive_mqtt::command::{Command, Verb, VerbName};
 use beehive_mqtt::console::{ConsoleResponse, MAX_PLAN_STEPS, PlanStep, ResponseStatus};
 use beehive_mqtt::coordinator::StepKind;
@@ -13,9 +16,18 @@ use beehive_mqtt::node::{
 };
 use beehive_mqtt::{Audience, BootId, CrewName, NodeName, Payload, Text, Topic, TopicError, decode, encode};
 use common::{MESSAGE_SIZE_LIMIT, Mosquitto, Plain, Retain, soon};
+use keys::Keys;
+use std::sync::LazyLock;
 use tokio::sync::mpsc::Receiver;
 
 const START: u32 = 7;
+
+/// The master coordinates; the others are the nodes of these tests.
+static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    let nodes: Vec<String> = (0..50).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = std::iter::once("master").chain(nodes.iter().map(String::as_str)).collect();
+    Keys::new("c1", &names, &["u"])
+});
 
 fn crew() -> CrewName {
     "c1".parse().unwrap()
@@ -34,6 +46,11 @@ fn wire(topic: &Topic) -> String {
 }
 
 fn config(port: u16, id: &str, audience: Audience, presence: Option<Topic>) -> LinkConfig {
+    let trust = match &audience {
+        Audience::Node(node) => KEYS.node(node.as_str()),
+        Audience::Coordinator => KEYS.coordinator(),
+        Audience::Console(user) => KEYS.user(user.as_str()),
+    };
     LinkConfig {
         host: "127.0.0.1".to_owned(),
         port,
@@ -42,6 +59,7 @@ fn config(port: u16, id: &str, audience: Audience, presence: Option<Topic>) -> L
         crew: crew(),
         audience,
         presence: presence.map(|topic| OwnPresence { topic, start: START }),
+        trust,
     }
 }
 
@@ -224,7 +242,10 @@ async fn the_largest_message_of_the_protocol_passes() {
         operation: None,
         plan: std::iter::repeat_n(step, MAX_PLAN_STEPS).collect(),
     };
-    assert!(encode(&response).unwrap().len() > 30 * 1024, "larger than rumqttc's own limit of 10 KiB");
+    assert!(
+        KEYS.signed(&Topic::ConsoleResponse("u".parse().unwrap()), &response).len() > 30 * 1024,
+        "larger than rumqttc's own limit of 10 KiB"
+    );
     let topic = Topic::ConsoleResponse("u".parse().unwrap());
     coordinator.link.publish(&topic, &response).unwrap();
     let message = console.message(&topic).await;
@@ -421,9 +442,9 @@ async fn presence_that_others_write_is_put_right() {
 
     let wrong: [Vec<u8>; 5] = [
         // the last will of this connection, of an older one, of an older start; nothing; nonsense
-        encode(&presence(Connection::Offline, START, connection)).unwrap(),
-        encode(&presence(Connection::Offline, START, 0)).unwrap(),
-        encode(&presence(Connection::Online, START - 1, 99)).unwrap(),
+        KEYS.signed(&n1(Topic::Presence), &presence(Connection::Offline, START, connection)),
+        KEYS.signed(&n1(Topic::Presence), &presence(Connection::Offline, START, 0)),
+        KEYS.signed(&n1(Topic::Presence), &presence(Connection::Online, START - 1, 99)),
         Vec::new(),
         b"nonsense".to_vec(),
     ];
@@ -433,7 +454,7 @@ async fn presence_that_others_write_is_put_right() {
         assert_eq!(status(&watcher.next("the correction").await.payload), ours);
     }
     // a later start is not ours to contradict
-    let later = encode(&presence(Connection::Offline, START + 1, 1)).unwrap();
+    let later = KEYS.signed(&n1(Topic::Presence), &presence(Connection::Offline, START + 1, 1));
     watcher.publish(&topic, Retain::Yes, &later).await;
     assert_eq!(watcher.next("the later presence").await.payload.as_ref(), later);
     node.message(&n1(Topic::Presence)).await;
@@ -452,7 +473,9 @@ async fn strangers_messages_are_counted_and_change_nothing() {
         stranger.publish(topic, Retain::Yes, &large).await;
     }
     // a command that the broker keeps
-    stranger.publish(&wire(&n1(Topic::Command)), Retain::Yes, &encode(&command("kept")).unwrap()).await;
+    stranger
+        .publish(&wire(&n1(Topic::Command)), Retain::Yes, &KEYS.signed(&n1(Topic::Command), &command("kept")))
+        .await;
     // above the broker's limit it does not even arrive
     stranger.publish_carelessly(&wire(&n1(Topic::Command)), Retain::No, &vec![b'x'; MESSAGE_SIZE_LIMIT + 1]).await;
 
@@ -471,12 +494,23 @@ async fn strangers_messages_are_counted_and_change_nothing() {
     stranger.publish("beehive/v1/c1/n/Not A Name/state", Retain::No, b"{}").await;
     assert_eq!(coordinator.refused().await.1, Refusal::Topic(TopicError::Unknown));
 
-    for payload in ["", "{", "[]", r#"{"v":1}"#, r#"{"v":2,"body":"{}"}"#] {
+    for (payload, kind) in [
+        ("", RefusedKind::Malformed),
+        ("{", RefusedKind::Malformed),
+        ("[]", RefusedKind::Malformed),
+        (r#"{"v":1}"#, RefusedKind::Malformed),
+        (r#"{"v":2,"body":"{}"}"#, RefusedKind::UnknownVersion),
+        (r#"{"v":1,"body":"{}"}"#, RefusedKind::Untrusted),
+    ] {
         stranger.publish(&wire(&n1(Topic::Result)), Retain::No, payload.as_bytes()).await;
-        let message = coordinator.message(&n1(Topic::Result)).await;
-        assert!(coordinator.link.decode::<CommandResult>(&message).is_err(), "{payload}");
+        assert_eq!(coordinator.refused().await.1.kind(), kind, "{payload}");
     }
-    let counted = Refused { malformed: 4, oversized: 1, unknown_version: 1, foreign: 1, retained: 0 };
+    // what a member signed, but no result
+    let nonsense = KEYS.signed(&n1(Topic::Result), &command("x"));
+    stranger.publish(&wire(&n1(Topic::Result)), Retain::No, &nonsense).await;
+    let message = coordinator.message(&n1(Topic::Result)).await;
+    assert!(coordinator.link.decode::<CommandResult>(&message).is_err());
+    let counted = Refused { malformed: 5, oversized: 1, unknown_version: 1, foreign: 1, retained: 0, untrusted: 1 };
     assert_eq!(coordinator.link.refused(), counted);
     assert_eq!(node.link.refused(), Refused { retained: 1, ..Refused::default() });
 
@@ -549,7 +583,7 @@ async fn a_user_that_does_not_read_loses_nothing() {
     let mut node = End::node(broker.port, "n1");
     node.up().await;
     let mut stranger = Plain::connect(broker.port, "stranger", &[]).await;
-    let payload = encode(&command("x")).unwrap();
+    let payload = KEYS.signed(&n1(Topic::Command), &command("x"));
     for _ in 0..2000 {
         stranger.publish(&wire(&n1(Topic::Command)), Retain::No, &payload).await;
     }
@@ -587,4 +621,87 @@ async fn a_crew_of_fifty_comes_back_after_a_restart_of_the_broker() {
             })
             .await;
     }
+}
+
+/// Whoever may publish anything at the broker, but has no key of the crew, or another member's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_signed_by_its_writer_is_refused_and_counted() {
+    let broker = Mosquitto::start();
+    let mut node = End::node(broker.port, "n1");
+    let mut coordinator = End::coordinator(broker.port);
+    node.up().await;
+    coordinator.up().await;
+    let mut hostile = Plain::connect(broker.port, "hostile", &[]).await;
+    let commands = n1(Topic::Command);
+    let good = KEYS.signed(&commands, &command("x"));
+    let text = String::from_utf8(good.clone()).unwrap();
+    let stranger = beehive::keys::SignKey::generate().unwrap();
+    let forgeries = [
+        // another node's command, played to this one
+        KEYS.signed(&Topic::Command(name("n2")), &command("x")),
+        // a node that plays the coordinator
+        encode(&command("x"), &wire(&commands), KEYS.node("n2").signer.as_ref()).unwrap(),
+        // somebody of no crew
+        encode(&command("x"), &wire(&commands), &stranger).unwrap(),
+        // one byte of the body, and of the signature
+        text.replace("x", "y").into_bytes(),
+        {
+            let mut altered = good.clone();
+            let at = altered.len() - 10;
+            altered[at] = if altered[at] == b'0' { b'1' } else { b'0' };
+            altered
+        },
+    ];
+    for forgery in &forgeries {
+        hostile.publish(&wire(&commands), Retain::No, forgery).await;
+        assert_eq!(node.refused().await.1.kind(), RefusedKind::Untrusted);
+    }
+    assert_eq!(node.link.refused(), Refused { untrusted: 5, ..Refused::default() });
+    // a node's state by another node
+    let state_topic = n1(Topic::State);
+    let forged = encode(&state(1), &wire(&state_topic), KEYS.node("n2").signer.as_ref()).unwrap();
+    hostile.publish(&wire(&state_topic), Retain::Yes, &forged).await;
+    assert_eq!(coordinator.refused().await.1.kind(), RefusedKind::Untrusted);
+    // and what its writer signed passes, whoever publishes it
+    hostile.publish(&wire(&commands), Retain::No, &good).await;
+    let message = node.message(&commands).await;
+    assert_eq!(message.key, Some(beehive_mqtt::Signer::key(KEYS.coordinator().signer.as_ref())));
+}
+
+/// A newer manifest on the broker counts at once; an older one, another crew's and a forged one change nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_manifest_changes_whom_a_node_believes() {
+    let broker = Mosquitto::start();
+    let keys = Keys::new("c1", &["master", "n1", "n2"], &["u"]);
+    let spawn =
+        |id: &str, audience, trust| Link::spawn(LinkConfig { trust, ..config(broker.port, id, audience, None) });
+    let (link, events) = spawn("n1", Audience::Node(name("n1")), keys.node("n1"));
+    let mut node = End { link, events };
+    node.up().await;
+    let first = keys.node("n1").keyring.signed_manifest();
+    let folder = beehive::crew::keys::KeyFolder::new(keys.folder.path());
+    folder.change(&beehive::crew::keys::Change::Grant(name("n2"))).unwrap();
+    let second = std::fs::read(keys.folder.path().join("manifest.json")).unwrap();
+
+    let mut hostile = Plain::connect(broker.port, "hostile", &[]).await;
+    let place = wire(&Topic::Manifest);
+    let commands = n1(Topic::Command);
+    let by = |name: &str| encode(&command("x"), &wire(&commands), keys.node(name).signer.as_ref()).unwrap();
+    let term = |node: &End| node.link.trust().keyring.term();
+
+    hostile.publish(&place, Retain::Yes, &KEYS.node("n1").keyring.signed_manifest()).await;
+    assert_eq!(node.refused().await.1.kind(), RefusedKind::Untrusted, "another crew's key");
+    hostile.publish(&wire(&commands), Retain::No, &by("n2")).await;
+    assert_eq!(node.refused().await.1.kind(), RefusedKind::Untrusted, "not yet");
+    hostile.publish(&place, Retain::Yes, &second).await;
+    node.message(&Topic::Manifest).await;
+    assert_eq!(term(&node), (2, name("n2")));
+    hostile.publish(&wire(&commands), Retain::No, &by("n2")).await;
+    node.message(&commands).await;
+    hostile.publish(&wire(&commands), Retain::No, &by("master")).await;
+    assert_eq!(node.refused().await.1.kind(), RefusedKind::Untrusted, "the coordinator of the term before");
+    // rolled back
+    hostile.publish(&place, Retain::Yes, &first).await;
+    node.message(&Topic::Manifest).await;
+    assert_eq!(term(&node), (2, name("n2")));
 }

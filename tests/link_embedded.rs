@@ -3,16 +3,27 @@
 #![cfg(feature = "demo")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/keys.rs"]
+mod keys;
+
 use beehive::link::{Incoming, Link, LinkConfig, LinkEvent, Network, OwnPresence};
 use beehive_mqtt::command::{Command, Verb};
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::{Audience, CrewName, NodeName, Topic, decode};
+use keys::Keys;
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    let nodes: Vec<String> = (0..60).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = std::iter::once("master").chain(nodes.iter().map(String::as_str)).collect();
+    Keys::new("c1", &names, &["u"])
+});
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,6 +91,10 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 fn spawn(port: u16, id: &str, audience: Audience, presence: Topic) -> (Link, Receiver<LinkEvent>) {
+    let trust = match &audience {
+        Audience::Node(node) => KEYS.node(node.as_str()),
+        Audience::Coordinator | Audience::Console(_) => KEYS.coordinator(),
+    };
     Link::spawn(LinkConfig {
         host: "127.0.0.1".to_owned(),
         port,
@@ -88,6 +103,7 @@ fn spawn(port: u16, id: &str, audience: Audience, presence: Topic) -> (Link, Rec
         crew: crew(),
         audience,
         presence: Some(OwnPresence { topic: presence, start: 1 }),
+        trust,
     })
 }
 

@@ -182,17 +182,8 @@ mod tests {
         text.parse().unwrap()
     }
     extern crate std;
-    use std::string::String;
-    trait Repeat {
-        fn repeat(&self, times: usize) -> String;
-    }
-    impl Repeat for str {
-        fn repeat(&self, times: usize) -> String {
-            core::iter::repeat_n(self, times).collect()
-        }
-    }
 
-    pub(crate) fn manifest(revision: u64, term: u64, coordinator: &str) -> Manifest {
+    fn manifest(revision: u64, term: u64, coordinator: &str) -> Manifest {
         let entry =
             |name: &str| NodeEntry { name: name.parse().unwrap(), sign: PublicKey([1; 32]), seal: SealKey([2; 32]) };
         Manifest {

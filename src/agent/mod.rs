@@ -485,8 +485,9 @@ impl Agent {
                         Err(error) => self.tell_refused(now, (&error).into(), &format!("command: {error}")),
                     }
                 }
-                // our own presence is watched by the link; the coordinator's state is for those who want to look
+                // our own presence and the manifest are watched by the link; the coordinator's state is for those who look
                 Topic::Command(_)
+                | Topic::Manifest
                 | Topic::Presence(_)
                 | Topic::State(_)
                 | Topic::Info(_)

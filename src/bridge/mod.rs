@@ -29,15 +29,15 @@ use tokio::time::{Instant, sleep_until};
 pub async fn run(options: &ConsoleOptions, arguments: &BridgeArgs) -> anyhow::Result<()> {
     let crew = options.crew.clone().context("which crew? add --crew NAME, or set BEEHIVE_CREW")?;
     let broker = &options.broker;
-    let tls = match (broker.tls, &options.identity) {
-        (TlsSwitch::On, Some(dir)) => Some(Tls::load(dir, &crew)?),
-        (TlsSwitch::On, None) => anyhow::bail!("which certificates? add --identity FOLDER, or set BEEHIVE_IDENTITY"),
-        (TlsSwitch::Off, _) if broker.is_loopback() || options.insecure_test_broker => None,
-        (TlsSwitch::Off, _) => anyhow::bail!(
-            "the broker at {broker} is not on this machine, and without TLS anybody on the way reads and changes what is \
-             sent there; write --broker tls://HOST"
+    let tls = match broker.tls {
+        TlsSwitch::On => Some(Tls::load(&options.identity_dir(&crew), &crew)?),
+        TlsSwitch::Off if broker.is_loopback() || options.insecure_test_broker => None,
+        TlsSwitch::Off => anyhow::bail!(
+            "the broker at {broker} is not on this machine, and without TLS anybody on the way reads what is sent there; \
+             write --broker tls://HOST"
         ),
     };
+    let trust = crate::console::trust(options, &crew).map_err(|trouble| anyhow::anyhow!("{trouble}"))?;
     let user = options.user();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -50,6 +50,7 @@ pub async fn run(options: &ConsoleOptions, arguments: &BridgeArgs) -> anyhow::Re
         crew: crew.clone(),
         audience: Audience::Console(user.clone()),
         presence: None,
+        trust,
     });
     let (door, mut outside) = Door::spawn(DoorConfig {
         host: broker.host.clone(),
@@ -124,6 +125,7 @@ impl Bridge {
                 .decode::<Presence>(&message)
                 .map_or_else(|_| Vec::new(), |said| self.core.presence(node, said)),
             Topic::Info(_)
+            | Topic::Manifest
             | Topic::Telemetry(_)
             | Topic::Event(_)
             | Topic::Request(_)

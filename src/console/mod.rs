@@ -37,6 +37,7 @@ use self::exit::{Trouble, of_operation};
 use self::model::{Applied, OperationView};
 use self::order::Order;
 use self::progress::Reporter;
+pub(crate) use self::session::trust;
 use self::session::{Heard, Session};
 use crate::cli::{Acting, ConsoleCommand, ConsoleOptions, NodeCommand};
 use crate::config::TlsSwitch;

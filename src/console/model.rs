@@ -273,7 +273,9 @@ impl CrewView {
             Topic::Operation(id) => self.operation_summary(id, message),
             Topic::OperationNode(id, node) => self.operation_node(id, node, message),
             Topic::CoordinatorEvent => self.coordinator_event(now_ms, message),
-            Topic::Request(_)
+            // the link looks after the manifest
+            Topic::Manifest
+            | Topic::Request(_)
             | Topic::Result(_)
             | Topic::Command(_)
             | Topic::ConsoleRequest(_)
@@ -652,12 +654,17 @@ pub(crate) mod tests {
         text.parse().unwrap()
     }
 
+    /// The view reads what the link has believed already.
+    fn signed<P: Payload>(payload: &P) -> Vec<u8> {
+        encode(payload, "", &crate::keys::SignKey::from_seed(&[1; 32])).unwrap()
+    }
+
     pub(crate) fn incoming<P: Payload>(topic: Topic, payload: &P, retained: Retained) -> Incoming {
-        Incoming { topic, payload: encode(payload).unwrap(), retained }
+        Incoming { topic, payload: signed(payload), retained, key: None }
     }
 
     fn empty(topic: Topic) -> Incoming {
-        Incoming { topic, payload: Vec::new(), retained: Retained::No }
+        Incoming { topic, payload: Vec::new(), retained: Retained::No, key: None }
     }
 
     pub(crate) fn presence(node: &str, status: Connection, order: (u32, u32), retained: Retained) -> Incoming {
@@ -893,7 +900,8 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_read_is_counted_and_changes_nothing() {
         let mut view = CrewView::new();
-        let bad = Incoming { topic: Topic::State(name("pi-2")), payload: b"{".to_vec(), retained: Retained::No };
+        let bad =
+            Incoming { topic: Topic::State(name("pi-2")), payload: b"{".to_vec(), retained: Retained::No, key: None };
         assert!(matches!(view.apply(0, &bad), Applied::Refused(DecodeError::Malformed { .. })));
         assert_eq!((view.refused(), view.nodes().len()), (1, 0));
     }

@@ -14,6 +14,7 @@ use super::model::{Applied, CrewView, Gaps, Seen};
 use super::order::Order;
 use crate::cli::{Broker, ConsoleOptions};
 use crate::config::TlsSwitch;
+use crate::keys::{Identity, Trust};
 use crate::link::{Link, LinkConfig, LinkEvent, Tls};
 
 /// How long the first connection may take. A broker on the local network answers within milliseconds; this is long
@@ -105,6 +106,7 @@ impl Session {
     /// Opens a link; it connects by itself.
     pub(super) fn open(options: &ConsoleOptions, crew: &CrewName) -> Result<Self, Trouble> {
         let (broker, user) = (&options.broker, &options.user());
+        let trust = trust(options, crew)?;
         let tls = tls(options, crew)?;
         let signals = |kind| {
             signal(kind).map_err(|error| {
@@ -122,6 +124,7 @@ impl Session {
             crew: crew.clone(),
             audience: Audience::Console(user.clone()),
             presence: None,
+            trust,
         });
         Ok(Self {
             link,
@@ -285,20 +288,30 @@ impl Session {
     }
 }
 
+/// Who asks, and whom to believe.
+pub(crate) fn trust(options: &ConsoleOptions, crew: &CrewName) -> Result<Trust, Trouble> {
+    let (dir, user) = (options.identity_dir(crew), options.user());
+    let trouble = |cause: String| {
+        let fix = "name the folder operators/<you> of the crew's folder with --identity, or copy it there; `beehive crew \
+                   init` makes it for a new crew, `beehive crew add-user` for a new user";
+        Trouble::new(ExitCode::Usage, format!("no keys for {user} of crew {crew}"), cause, fix).with_code("identity")
+    };
+    let identity = Identity::load(&dir).map_err(|error| trouble(error.to_string()))?;
+    if identity.crew != *crew || identity.name != user.as_str() {
+        let (crew, name) = (&identity.crew, &identity.name);
+        return Err(trouble(format!("the keys in {} are of {name} in crew {crew}", dir.display())));
+    }
+    identity.trust(None).map_err(|error| trouble(error.to_string()))
+}
+
 /// What TLS needs, where the broker is spoken to over it.
 fn tls(options: &ConsoleOptions, crew: &CrewName) -> Result<Option<Tls>, Trouble> {
-    match (options.broker.tls, &options.identity) {
-        (TlsSwitch::Off, _) => Ok(None),
-        (TlsSwitch::On, Some(dir)) => Tls::load(dir, crew).map(Some).map_err(|error| {
-            let fix = "name the folder of this operator with --identity";
+    match options.broker.tls {
+        TlsSwitch::Off => Ok(None),
+        TlsSwitch::On => Tls::load(&options.identity_dir(crew), crew).map(Some).map_err(|error| {
+            let fix = "`beehive broker config` on the crew's folder makes certificates; copy this user's folder again";
             Trouble::new(ExitCode::Usage, "the certificates cannot be used", error.to_string(), fix)
         }),
-        (TlsSwitch::On, None) => Err(Trouble::new(
-            ExitCode::Usage,
-            "which certificates?",
-            "over TLS the broker asks who comes, and neither --identity nor BEEHIVE_IDENTITY names a folder",
-            "add --identity FOLDER, the folder operators/<you> of the crew's folder",
-        )),
     }
 }
 

@@ -9,7 +9,9 @@ use crate::store::Store;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event};
 use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
-use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse, ResponseStatus};
+use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
+use beehive_mqtt::coordinator::OperationKind;
+use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
 use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
 use std::collections::BTreeSet;
@@ -95,6 +97,38 @@ pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> any
     Ok(())
 }
 
+/// Whether a role allows a request.
+enum May {
+    Ask,
+    Not(&'static str),
+}
+
+fn may(role: UserRole, request: &ConsoleRequest) -> May {
+    match (role, &request.ask, request.mode) {
+        (UserRole::Operator, _, _) => May::Ask,
+        (UserRole::ReadOnly, _, Mode::DryRun) => May::Ask,
+        (UserRole::ReadOnly, _, Mode::Execute) => May::Not("may only watch"),
+        (UserRole::Bridge, Ask::Operation { force: Force::Yes, .. }, _) => May::Not("may set no rule aside"),
+        (UserRole::Bridge, Ask::Operation { kind, .. }, _) => match kind {
+            OperationKind::NodeIdentify
+            | OperationKind::NodeDrain
+            | OperationKind::NodeUncordon
+            | OperationKind::NodeReboot
+            | OperationKind::NodeShutdown
+            | OperationKind::Reboot
+            | OperationKind::Shutdown => May::Ask,
+            OperationKind::Create
+            | OperationKind::Rebuild
+            | OperationKind::Reset
+            | OperationKind::NodeJoin
+            | OperationKind::NodeLeave
+            | OperationKind::NodeReset => May::Not("is a bridge, and may ask for nothing that makes or destroys"),
+        },
+        (UserRole::Bridge, Ask::Abort, _) => May::Ask,
+        (UserRole::Bridge, Ask::Resume, _) => May::Not("is a bridge, and may not resume what it does not know"),
+    }
+}
+
 fn instant(clock: Clock) -> Instant {
     Instant::from_ms(clock.now().as_ms())
 }
@@ -156,7 +190,10 @@ impl Task {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up { connection } => tracing::info!(connection, "the coordinator is connected to the broker"),
+            LinkEvent::Up { connection } => {
+                tracing::info!(connection, "the coordinator is connected to the broker");
+                self.link.publish_manifest();
+            }
             LinkEvent::Down { reason } => tracing::warn!("the coordinator has no connection to the broker: {reason}"),
             LinkEvent::Refused { topic, why } => self.refused(&topic, why),
             LinkEvent::Message(message) => self.message(message),
@@ -199,11 +236,17 @@ impl Task {
                 self.step(Event::Request { node, request });
             }
             Topic::ConsoleRequest(user) => match self.link.decode::<ConsoleRequest>(&message) {
-                Ok(request) => self.step(Event::Console { user, request }),
+                Ok(request) => match self.link.trust().keyring.role(&user).map(|role| may(role, &request)) {
+                    Some(May::Ask) => self.step(Event::Console { user, request }),
+                    Some(May::Not(why)) => self.refuse_console(user, request.id, why),
+                    // left the manifest since the link has looked
+                    None => self.refuse_console(user, request.id, "is no user of this crew"),
+                },
                 Err(error) => self.answer_unreadable(user, &error),
             },
-            // the link watches the coordinator's own presence; the rest is our own or for others
+            // the link watches the coordinator's own presence and the manifest; the rest is our own or for others
             Topic::CoordinatorPresence
+            | Topic::Manifest
             | Topic::CoordinatorState
             | Topic::CoordinatorEvent
             | Topic::Operation(_)
@@ -225,8 +268,30 @@ impl Task {
                     self.answer_unreadable(user, &error);
                 }
             }
+            // whoever it was, the user of that name should know; an answer to a forger tells nothing
+            Refusal::Envelope(error) => {
+                if let Ok(Topic::ConsoleRequest(user)) = Topic::parse(self.link.crew(), topic) {
+                    self.answer_unreadable(user, &error);
+                }
+            }
             Refusal::Topic(_) | Refusal::Retained => {}
         }
+    }
+
+    /// The user's role does not allow this.
+    fn refuse_console(&self, user: UserName, id: RequestId, why: &str) {
+        let response = ConsoleResponse {
+            id,
+            status: ResponseStatus::NotAuthorised,
+            code: Text::cut("role"),
+            text: Text::format(format_args!(
+                "{user} {why}; the crew's owner can change that (`beehive crew add-user`)"
+            )),
+            operation: None,
+            plan: heapless::Vec::new(),
+        };
+        tracing::warn!(%user, "a request was refused: the user {why}");
+        self.publish(&Topic::ConsoleResponse(user), &response);
     }
 
     /// Somebody asked something that cannot be read: the answer says why, under an id that stands for that.
@@ -234,7 +299,12 @@ impl Task {
         let Ok(id) = "unreadable".parse::<RequestId>() else { return };
         let response = ConsoleResponse {
             id,
-            status: ResponseStatus::Invalid,
+            status: match error {
+                DecodeError::Distrusted { .. } => ResponseStatus::NotAuthorised,
+                DecodeError::Oversized { .. } | DecodeError::Version { .. } | DecodeError::Malformed { .. } => {
+                    ResponseStatus::Invalid
+                }
+            },
             code: Text::cut(error.kind()),
             text: Text::format(format_args!("{error}")),
             operation: None,

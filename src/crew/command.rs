@@ -2,8 +2,53 @@
 
 use super::apply::{Applied, Places, apply};
 use super::folder::{Folder, Site};
+use super::keys::{Change, KeyFolder, NewCrew};
 use super::tls::Identity;
-use crate::cli::{BrokerApplyArgs, BrokerCommand, BrokerConfigArgs};
+use crate::cli::{BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, crews_dir};
+use beehive_mqtt::NodeName;
+use beehive_mqtt::manifest::UserRole;
+
+/// Carries `command` out, and says what it did and what is to be done next.
+///
+/// # Errors
+/// Says what could not be done; then nothing was changed.
+pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<String> {
+    let (folder, change) = match command {
+        CrewCommand::Init { crew, dir, nodes, operators } => {
+            let dir = dir.clone().unwrap_or_else(|| crews_dir().join(crew.as_str()));
+            let operators = if operators.is_empty() { vec![options.user()] } else { operators.clone() };
+            let users = operators.into_iter().map(|user| (user, UserRole::Operator)).collect();
+            KeyFolder::new(&dir).init(&NewCrew { crew: crew.clone(), nodes: nodes.clone(), users })?;
+            return Ok(format!(
+                "crew {crew}: {} nodes; {} coordinates. {} holds its keys.\nKeep {} off the Pis, and keep a copy of it.\n\
+                 Next: `beehive broker config {}`, then copy nodes/NODE to /etc/beehive/identity on each Pi\n",
+                nodes.len(),
+                nodes.first().map_or("nobody", NodeName::as_str),
+                dir.display(),
+                dir.join("crew.key").display(),
+                dir.display()
+            ));
+        }
+        CrewCommand::AddNode { node, of } => (of, Change::Node(node.clone())),
+        CrewCommand::AddUser { user, role, of } => (of, Change::User(user.clone(), (*role).into())),
+        CrewCommand::Revoke { name, of } => (of, Change::Revoke(name.clone())),
+        CrewCommand::GrantCoordinator { node, of } => (of, Change::Grant(node.clone())),
+    };
+    let manifest = KeyFolder::new(&folder.dir).change(&change)?;
+    Ok(format!(
+        "revision {} of the manifest of crew {}: {} nodes, {} users; {} coordinates in term {}.\nCopy nodes/{} to {}: its \
+         coordinator tells the others. Then `beehive broker config {}` for the broker's list\n",
+        manifest.revision,
+        manifest.crew,
+        manifest.nodes.len(),
+        manifest.users.len(),
+        manifest.coordinator,
+        manifest.term,
+        manifest.coordinator,
+        manifest.coordinator,
+        folder.dir.display()
+    ))
+}
 
 /// Carries `command` out, and says what it did.
 ///

@@ -174,8 +174,8 @@ impl CrewKeys {
         Ok(Identity {
             crew: self.manifest.crew.clone(),
             name: name.to_owned(),
-            sign: SignKey::from_seed(&*sign.seed()),
-            opener: opener.map(|opener| Opener::from_seed(&*opener.seed())).transpose()?,
+            sign: SignKey::from_seed(&sign.seed()),
+            opener: opener.map(|opener| Opener::from_seed(&opener.seed())).transpose()?,
             crew_key: self.key.public(),
             manifest: self.signed()?,
         })
@@ -340,7 +340,7 @@ impl Identity {
     /// If the manifest is not right.
     pub fn trust(&self, store: Option<crate::store::Store>) -> Result<Trust, KeyringError> {
         Ok(Trust {
-            signer: std::sync::Arc::new(SignKey::from_seed(&*self.sign.seed())),
+            signer: std::sync::Arc::new(SignKey::from_seed(&self.sign.seed())),
             keyring: Keyring::open(&self.crew, self.crew_key, &self.manifest, store)?,
         })
     }

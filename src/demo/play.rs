@@ -5,6 +5,7 @@ use super::script::{Expectation, Line, NodeIs, Refusal, Script, Statement, Which
 use super::world::{CREW, Machine, Note, World, node_name, short};
 use crate::console::model::{Applied, CrewView, EventSource, EventView, Seen, word};
 use crate::console::render::clean;
+use crate::keys::Trust;
 use crate::link::{Link, LinkConfig, LinkEvent};
 use anyhow::Context;
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 /// Who asks.
-const USER: &str = "demo";
+pub(super) const USER: &str = "demo";
 
 /// How often a request is sent again, under the same id, until it is answered.
 const RESEND: Duration = Duration::from_secs(1);
@@ -143,7 +144,7 @@ pub(super) struct Stage {
     rebuilt: bool,
 }
 
-fn console(broker: SocketAddr, user: &UserName) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
+fn console(broker: SocketAddr, user: &UserName, trust: Trust) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
     Ok(Link::spawn(LinkConfig {
         host: broker.ip().to_string(),
         port: broker.port(),
@@ -152,6 +153,7 @@ fn console(broker: SocketAddr, user: &UserName) -> anyhow::Result<(Link, mpsc::R
         crew: CREW.parse().map_err(|error| anyhow::anyhow!("the crew's name: {error}"))?,
         audience: Audience::Console(user.clone()),
         presence: None,
+        trust,
     }))
 }
 
@@ -166,7 +168,7 @@ impl Stage {
         signals: Signals,
     ) -> anyhow::Result<Self> {
         let user: UserName = USER.parse().map_err(|error| anyhow::anyhow!("{USER}: {error}"))?;
-        let (link, events) = console(broker, &user)?;
+        let (link, events) = console(broker, &user, world.trust_of(&user)?)?;
         Ok(Self {
             world,
             broker,
@@ -315,7 +317,7 @@ impl Stage {
     /// Begins the console anew: another connection, and nothing known.
     pub(super) fn restart_console(&mut self) -> anyhow::Result<()> {
         self.link.abandon();
-        (self.link, self.events) = console(self.broker, &self.user)?;
+        (self.link, self.events) = console(self.broker, &self.user, self.world.trust_of(&self.user)?)?;
         self.view = CrewView::new();
         self.events_known = 0;
         self.say("", "the console starts anew and knows nothing");

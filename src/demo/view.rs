@@ -613,8 +613,12 @@ mod tests {
         crate::demo::world::node_name(number).unwrap()
     }
 
+    fn signed<P: Payload>(payload: &P) -> Vec<u8> {
+        encode(payload, "", &crate::keys::SignKey::from_seed(&[1; 32])).unwrap()
+    }
+
     fn hear<P: Payload>(view: &mut CrewView, topic: Topic, payload: &P) {
-        let message = Incoming { topic, payload: encode(payload).unwrap(), retained: Retained::No };
+        let message = Incoming { topic, payload: signed(payload), retained: Retained::No, key: None };
         view.apply(0, &message);
     }
 

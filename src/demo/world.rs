@@ -8,15 +8,18 @@
 //! What happens after a hand-over is what the real machine does: the services end in order, then the final hook's own
 //! decision ([`beehive_board::cut::decide`]) cuts the power or leaves it on.
 
+use super::play::USER;
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
 use crate::clock::Clock;
 use crate::coordinator::{self, CoordinatorParts};
+use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal::simulated::{SimulatedBoard, SimulatedKnobs};
 use crate::host::Doors;
 use crate::host::simulated::HandOver;
 use crate::host::{Host, SimulatedHost};
+use crate::keys::Trust;
 use crate::kube::{ControlPlane, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, LinkEvent, Network, OwnPresence};
 use crate::store::Store;
@@ -27,6 +30,8 @@ use beehive_board::led::Light;
 use beehive_board::power::{Deadlines, Goal};
 use beehive_cluster::Destruction;
 use beehive_cluster::coordinator::CoordinatorConfig;
+use beehive_mqtt::UserName;
+use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{Audience, BootId, CrewName, NodeName, Text, Topic};
 use std::net::SocketAddr;
@@ -172,6 +177,7 @@ pub(super) struct Pi {
 /// What all Pis have in common.
 struct Crew {
     name: CrewName,
+    keys: CrewKeys,
     nodes: Vec<NodeName>,
     broker: SocketAddr,
     pace: Pace,
@@ -212,8 +218,14 @@ impl World {
         let folder = Folder::make()?;
         let (notes_out, notes) = mpsc::unbounded_channel();
         let names = (1..=count).map(node_name).collect::<anyhow::Result<Vec<_>>>()?;
+        let name: CrewName = CREW.parse().map_err(|error| anyhow::anyhow!("{CREW}: {error}"))?;
+        let user = USER.parse().map_err(|error| anyhow::anyhow!("{USER}: {error}"))?;
+        // keys of its own each time; what they sign is worth nothing elsewhere
+        let users = vec![(user, UserRole::Operator)];
+        let keys = CrewKeys::generate(&NewCrew { crew: name.clone(), nodes: names.clone(), users })?;
         let crew = Arc::new(Crew {
-            name: CREW.parse().map_err(|error| anyhow::anyhow!("{CREW}: {error}"))?,
+            name,
+            keys,
             nodes: names.clone(),
             broker,
             pace,
@@ -244,6 +256,15 @@ impl World {
             pis.push(pi);
         }
         Ok((Self { pis, lives, _folder: folder }, notes))
+    }
+
+    /// The operator's keys, and whom the operator believes.
+    ///
+    /// # Errors
+    /// If there is no such operator.
+    pub(super) fn trust_of(&self, user: &UserName) -> anyhow::Result<Trust> {
+        let first = self.pis.first().ok_or_else(|| anyhow::anyhow!("a crew without a Pi"))?;
+        Ok(first.crew.keys.user(user)?.trust(None)?)
     }
 
     /// The Pis in the order of their numbers.
@@ -528,8 +549,9 @@ impl Pi {
         let (board, knobs) = SimulatedBoard::build();
         // this machine has no systemd that others could ask
         let (doors, _nobody, knocks) = Doors::unattended();
+        let trust = self.crew.keys.node(&self.node)?.trust(Some(store.clone()))?;
         let presence = OwnPresence { topic: Topic::Presence(self.node.clone()), start };
-        let (link, inbound) = self.link(self.node.as_str(), Audience::Node(self.node.clone()), presence);
+        let (link, inbound) = self.link(self.node.as_str(), Audience::Node(self.node.clone()), presence, &trust);
         let mut links = vec![link.clone()];
         let agent = AgentParts {
             settings: AgentSettings {
@@ -555,7 +577,7 @@ impl Pi {
         let coordinator = plane.map(|plane| {
             let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
             let client = format!("{}-coordinator", self.node);
-            let (link, inbound) = self.link(&client, Audience::Coordinator, presence);
+            let (link, inbound) = self.link(&client, Audience::Coordinator, presence, &trust);
             links.push(link.clone());
             CoordinatorParts {
                 config: CoordinatorConfig {
@@ -602,7 +624,13 @@ impl Pi {
 
     /// A link in the demo's own runtime, where it survives the power cut for long enough to drop its connection in order:
     /// the embedded broker does not like one that goes in the middle of its first message.
-    fn link(&self, client_id: &str, audience: Audience, presence: OwnPresence) -> (Link, mpsc::Receiver<LinkEvent>) {
+    fn link(
+        &self,
+        client_id: &str,
+        audience: Audience,
+        presence: OwnPresence,
+        trust: &Trust,
+    ) -> (Link, mpsc::Receiver<LinkEvent>) {
         let _demo = self.crew.runtime.enter();
         Link::spawn(LinkConfig {
             host: self.crew.broker.ip().to_string(),
@@ -612,6 +640,7 @@ impl Pi {
             crew: self.crew.name.clone(),
             audience,
             presence: Some(presence),
+            trust: trust.clone(),
         })
     }
 }

@@ -56,7 +56,8 @@ fn care(topic: &Topic) -> Care {
             | Topic::CoordinatorPresence
             | Topic::CoordinatorState
             | Topic::Operation(_)
-            | Topic::OperationNode(..) => Care::Retained,
+            | Topic::OperationNode(..)
+            | Topic::Manifest => Care::Retained,
         },
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{Mosquitto, PATIENCE, Plain};
+use crate::keys::Keys;
 use beehive_mqtt::coordinator::{OperationNode, OperationPhase, OperationSummary, StepKind, StepState};
 use beehive_mqtt::node::NodeState;
 use beehive_mqtt::{CrewName, NodeName, Payload, Topic, decode};
@@ -18,12 +19,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const BEEHIVE: &str = env!("CARGO_BIN_EXE_beehive");
 
 /// The variables of this machine's environment that would change what the program does.
-const VARIABLES: [&str; 4] = ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "RUST_LOG"];
+const VARIABLES: [&str; 5] = ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "BEEHIVE_IDENTITY", "RUST_LOG"];
 
 /// How often a process or a file is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -97,6 +99,7 @@ pub struct Crew {
     pub broker_extra: &'static str,
     pub step_ms: u64,
     names: Vec<&'static str>,
+    pub keys: Arc<Keys>,
     dir: tempfile::TempDir,
     processes: BTreeMap<String, Child>,
 }
@@ -111,6 +114,7 @@ impl Crew {
             broker_extra: "",
             step_ms,
             names: names.to_vec(),
+            keys: Arc::new(Keys::new("bee", names, &["ann"])),
             dir: tempfile::tempdir().unwrap(),
             processes: BTreeMap::new(),
         }
@@ -140,6 +144,7 @@ impl Crew {
         fs::create_dir_all(folder.join("run")).unwrap();
         let (host, port, extra, step_ms) = (self.host, self.broker.port, self.broker_extra, self.step_ms);
         let (state, run) = (folder.join("state"), folder.join("run"));
+        let keys = self.keys.node_dir(name);
         let (role, cluster) = if name == MASTER {
             ("master", format!("[cluster]\nnodes = {:?}\n", &self.names[1..]))
         } else {
@@ -147,7 +152,7 @@ impl Crew {
         };
         let text = format!(
             "crew = \"bee\"\nnode = {name:?}\nrole = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n\
-             [broker]\nhost = {host:?}\nport = {port}\n{extra}\n[engine]\nstep_ms = {step_ms}\n{cluster}"
+             [broker]\nhost = {host:?}\nport = {port}\n{extra}\n[engine]\nstep_ms = {step_ms}\n{cluster}[keys]\ndir = {keys:?}\n"
         );
         let path = folder.join("beehive.toml");
         fs::write(&path, text).unwrap();
@@ -204,7 +209,8 @@ impl Crew {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = clean(Command::new(BEEHIVE));
         let broker = format!("127.0.0.1:{}", self.broker.port);
-        command.args(["--broker", &broker, "--crew", "bee", "--user", "ann", "--json"]).args(args);
+        command.args(["--broker", &broker, "--crew", "bee", "--user", "ann", "--json"]);
+        command.arg("--identity").arg(self.keys.user_dir("ann")).args(args);
         if args.contains(&"--wait") {
             command.args(["--timeout", OPERATION_S]);
         }

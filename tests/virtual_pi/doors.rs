@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::machine::{BOOT, Card, Hat, Machine, Off, Places, SHUTDOWN};
-use crate::wire::{CREW, Wire};
+use crate::wire::{CREW, KEYS, Wire};
 
 const MASTER: &str = "bee42-crew-01-001";
 const NODE: &str = "bee42-crew-01-002";
@@ -42,10 +42,11 @@ impl Crew {
         let folder = tempfile::tempdir().unwrap();
         let (state, run) = (folder.path().join("state"), folder.path().join("run"));
         fs::create_dir(&run).unwrap();
+        let keys = KEYS.node_dir(MASTER);
         let config = folder.path().join("beehive.toml");
         let text = format!(
             "crew = \"{CREW}\"\nnode = \"{MASTER}\"\nrole = \"master\"\nstate_dir = {state:?}\nrun_dir = {run:?}\n\
-             leds = \"off\"\n[broker]\nport = {}\n[pins]\nbackend = \"none\"\n[cluster]\nnodes = [\"{NODE}\"]\n",
+             leds = \"off\"\n[broker]\nport = {}\n[pins]\nbackend = \"none\"\n[cluster]\nnodes = [\"{NODE}\"]\n[keys]\ndir = {keys:?}\n",
             wire.port()
         );
         fs::write(&config, text).unwrap();

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::wire::KEYS;
 use tempfile::TempDir;
 
 /// Machines that run at once. Each emulates two processors on its host's; with more of them on two cores every one of
@@ -98,6 +99,10 @@ impl Card {
     pub fn with_daemon(name: &str, configuration: &str) -> Self {
         let mut card = Self { daemon: true, ..Self::with_hook_only(name) };
         card.files.insert("etc/beehive/beehive.toml".to_owned(), configuration.to_owned());
+        for file in ["identity.toml", "crew.pub", "manifest.json"] {
+            let text = fs::read_to_string(KEYS.node_dir(name).join(file)).unwrap();
+            card.files.insert(format!("etc/beehive/identity/{file}"), text);
+        }
         card
     }
 
@@ -141,6 +146,9 @@ impl Card {
             let path = files.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
+            if path.ends_with("identity.toml") {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            }
         }
         place(&program("beehive-cut"), &files.join("usr/lib/systemd/system-shutdown/beehive-cut"));
         if self.daemon {

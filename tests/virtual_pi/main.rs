@@ -12,6 +12,8 @@ mod common;
 mod daemon;
 mod doors;
 mod hook;
+#[path = "../common/keys.rs"]
+mod keys;
 mod machine;
 mod pins;
 mod wire;

@@ -2,7 +2,7 @@
 //! that keeps everything that was said, in its order.
 
 use std::process::{Command, Output};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,14 @@ use beehive_mqtt::{CrewName, Payload, Topic, decode};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
 use crate::common::Mosquitto;
+use crate::keys::Keys;
 
 /// The crew of these tests.
 pub const CREW: &str = "bee42-crew-01";
+
+/// The keys of that crew: three nodes, the first coordinates, and an operator.
+pub static KEYS: LazyLock<Keys> =
+    LazyLock::new(|| Keys::new(CREW, &["bee42-crew-01-001", "bee42-crew-01-002", "bee42-crew-01-003"], &["test"]));
 
 /// How long the wire may take to show what has to happen on a machine that is emulated beside two others.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -187,6 +192,8 @@ impl Wire {
         Command::new(env!("CARGO_BIN_EXE_beehive"))
             .args(["--broker", &format!("127.0.0.1:{}", self.port), "--crew", CREW, "--user", "test"])
             .args(["--timeout", "300"])
+            .arg("--identity")
+            .arg(KEYS.user_dir("test"))
             .args(words)
             .output()
             .unwrap()

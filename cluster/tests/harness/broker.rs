@@ -1,9 +1,10 @@
 //! The broker: keeps the last message of a retained topic, and loses, repeats and delays deliveries.
 
+use super::sign::signed;
 use super::{Happening, World};
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, Text, Topic, encode};
+use beehive_mqtt::{CrewName, Payload, Text, Topic};
 
 pub(crate) fn crew() -> CrewName {
     "bee42-crew-01".parse().unwrap()
@@ -52,9 +53,15 @@ impl World {
         }
     }
 
+    /// Publishes what the topic's writer says.
+    pub(crate) fn say<P: Payload>(&mut self, topic: Topic, payload: &P) {
+        let bytes = signed(&topic, payload);
+        self.publish(topic, bytes);
+    }
+
     pub(crate) fn presence(&mut self, index: usize, status: Connection, start: u32, connection: u32) {
         let presence = Presence { status, start, connection, reason: Text::new() };
-        self.publish(Topic::Presence(self.pis[index].name.clone()), encode(&presence).unwrap());
+        self.say(Topic::Presence(self.pis[index].name.clone()), &presence);
     }
 
     /// The network of a Pi is cut for a while; the broker notices after its keep-alive.

@@ -6,6 +6,7 @@
 mod broker;
 mod kube;
 mod pi;
+mod sign;
 
 use beehive_cluster::coordinator::{self, Coordinator, CoordinatorConfig, CoordinatorRecord};
 use beehive_cluster::kube::Scheduling;
@@ -15,8 +16,10 @@ use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode};
 use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary};
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
-use beehive_mqtt::{ClusterId, CommandId, NodeName, RequestId, Text, Topic, UserName, decode, encode};
+use beehive_mqtt::{ClusterId, CommandId, NodeName, RequestId, Text, Topic, UserName, decode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use sign::signed;
 
 pub(crate) use kube::Kube;
 pub(crate) use pi::{Kept, Pi};
@@ -357,8 +360,8 @@ impl World {
 
     fn console_asks(&mut self, id: &RequestId) {
         let Some(request) = self.asking.get(id) else { return };
-        let bytes = encode(request).unwrap();
-        self.publish(Topic::ConsoleRequest(user()), bytes);
+        let request = request.clone();
+        self.say(Topic::ConsoleRequest(user()), &request);
         self.later(1_000, Happening::ConsoleAsks(id.clone()));
     }
 
@@ -453,30 +456,30 @@ impl World {
                 }
                 coordinator::Action::Command { node, command } => {
                     self.note(format!("-> {node} {:?} {}", command.verb.name(), command.id));
-                    self.publish(Topic::Command(node), encode(&*command).unwrap());
+                    self.say(Topic::Command(node), &*command);
                 }
                 coordinator::Action::Respond { user, response } => {
                     self.note(format!("answer {:?} {} {}", response.status, response.code, response.text));
-                    self.publish(Topic::ConsoleResponse(user), encode(&*response).unwrap());
+                    self.say(Topic::ConsoleResponse(user), &*response);
                 }
                 coordinator::Action::State(state) => {
-                    let bytes = encode(&*state).unwrap();
+                    let bytes = signed(&Topic::CoordinatorState, &*state);
                     assert_eq!(decode::<CoordinatorState>(&bytes).unwrap(), *state);
                     self.publish(Topic::CoordinatorState, bytes);
                 }
                 coordinator::Action::Operation(summary) => {
-                    self.publish(Topic::Operation(summary.id.clone()), encode(&*summary).unwrap());
+                    self.say(Topic::Operation(summary.id.clone()), &*summary);
                 }
                 coordinator::Action::OperationNode(report) => {
                     let topic = Topic::OperationNode(report.id.clone(), report.node.clone());
-                    self.publish(topic, encode(&*report).unwrap());
+                    self.say(topic, &*report);
                 }
                 coordinator::Action::Clear(topic) => {
                     self.retained.remove(topic.name(&broker::crew()).as_str());
                 }
                 coordinator::Action::Tell(event) => {
                     self.note(format!("event {:?} {}", event.kind, event.detail));
-                    encode(&event).unwrap();
+                    signed(&Topic::CoordinatorEvent, &event);
                 }
                 coordinator::Action::Kube { token, work, deadline_ms } => {
                     assert!(deadline_ms > 0, "seed {}: no time for {work:?}", self.seed);
@@ -559,6 +562,7 @@ impl World {
 
     fn arrives(&mut self, topic: Topic, bytes: &[u8]) {
         use coordinator::Event;
+        sign::check(&topic, bytes);
         match topic {
             Topic::Command(node) => {
                 let command: Command = decode(bytes).unwrap();
@@ -597,6 +601,7 @@ impl World {
             | Topic::CoordinatorState
             | Topic::Operation(_)
             | Topic::OperationNode(..)
+            | Topic::Manifest
             | Topic::CoordinatorEvent => {}
         }
     }

@@ -6,7 +6,7 @@ use beehive_cluster::node::{
     Action, EngineOutcome, EngineTask, Event, Grace, NodeConfig, NodeCore, NodeRecord, Preparation,
 };
 use beehive_mqtt::node::{Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic, encode};
+use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic};
 
 const GRACE_MS: u64 = 5_000;
 const PREPARE_MS: u64 = 120_000;
@@ -285,7 +285,7 @@ impl World {
         }
         pi.published = Some(state.clone());
         let name = pi.name.clone();
-        self.publish(Topic::State(name), encode(&state).unwrap());
+        self.say(Topic::State(name), &state);
     }
 
     fn node_performs(&mut self, index: usize, actions: Vec<Action>) {
@@ -323,11 +323,11 @@ impl World {
                 }
                 Action::Result(result) => {
                     self.note(format!("<- {name} {:?} {} {} {}", result.status, result.id, result.code, result.reason));
-                    self.publish(Topic::Result(name), encode(&result).unwrap());
+                    self.say(Topic::Result(name), &result);
                 }
                 Action::Request(request) => {
                     self.note(format!("<- {name} asks {:?} {}", request.want, request.id));
-                    self.publish(Topic::Request(name), encode(&request).unwrap());
+                    self.say(Topic::Request(name), &request);
                 }
                 Action::Tell(kind, detail) => self.note(format!("{name} {kind:?} {detail}")),
                 Action::Engine { token, task, .. } => self.engine_begins(index, token, task),
