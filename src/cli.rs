@@ -346,7 +346,7 @@ pub struct ConsoleOptions {
     /// How long to wait for the answer, and with --wait for the end [default: 30, with --wait 1800]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: Option<u32>,
-    /// Speak, unsigned and unencrypted, to a broker that is not on this machine
+    /// Speak, without encryption, to a broker that is not on this machine
     #[arg(long, global = true)]
     pub insecure_test_broker: bool,
 }

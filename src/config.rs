@@ -91,7 +91,7 @@ pub struct BrokerConfig {
     pub port: u16,
     /// Whether it is spoken to over TLS, with the certificates in the folder of [`KeysConfig`].
     pub tls: TlsSwitch,
-    /// Whether it may be elsewhere than on loopback, unsigned and unencrypted.
+    /// Whether it may be elsewhere than on loopback without TLS.
     pub insecure_test_broker: bool,
 }
 
