@@ -64,7 +64,7 @@ fn state(nodes: &[&str], revision: u32) -> CoordinatorState {
         boot: None,
     };
     CoordinatorState {
-        term: 1,
+        session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
         master: "n0".parse().unwrap(),
         phase: ClusterPhase::Absent,
         cluster: None,

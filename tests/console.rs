@@ -86,7 +86,7 @@ impl Scripted {
     /// A crew of two, the second one off.
     async fn crew(&mut self) {
         let mut state = CoordinatorState {
-            term: 1,
+            session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             master: pi("pi-1"),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -150,6 +150,8 @@ fn node_state() -> NodeState {
         boot: "boot-1".parse().unwrap(),
         start: 1,
         revision: 1,
+        nonce: "s1".parse().unwrap(),
+        heard: None,
         engine: EngineState {
             cluster: Some("c-1".parse().unwrap()),
             run: EngineRun::Running,

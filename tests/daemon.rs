@@ -350,6 +350,8 @@ async fn a_command_runs_once_however_often_it_comes() {
     };
     for start in ["the same start", "the next start"] {
         let mut replayer = crew.listener().await;
+        let now = replayer.find("the node's session", |message| state(message, "pi-2").is_some()).await;
+        let nonce = state(&now, "pi-2").unwrap().nonce;
         for _ in 0..3 {
             replayer.publish(&wire(&command), Retain::No, &recorded.payload).await;
             let answer = replayer.find("the old answer", |message| is_answer(message).is_some()).await;
@@ -359,7 +361,9 @@ async fn a_command_runs_once_however_often_it_comes() {
         // a command that is new comes after them, and its answer after whatever they would have done
         let blink = Command {
             id: format!("blink-{}", start.replace(' ', "-")).parse().unwrap(),
+            nonce,
             term: join.term,
+            session: join.session,
             operation: None,
             expires_ms: 10_000,
             verb: Verb::Identify { seconds: 1 },
@@ -412,7 +416,9 @@ async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
     let command = wire(&Topic::Command(pi("pi-2")));
     let reset = |id: &str| {
         let id = id.parse().unwrap();
-        let reset = Command { id, term: 99, operation: None, expires_ms: 60_000, verb: Verb::Reset };
+        let nonce = "another".parse().unwrap();
+        let reset =
+            Command { id, nonce, term: 99, session: 99, operation: None, expires_ms: 60_000, verb: Verb::Reset };
         keys.signed(&Topic::Command(pi("pi-2")), &reset)
     };
     let mut stranger = crew.listener().await;

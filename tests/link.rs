@@ -142,7 +142,15 @@ impl End {
 }
 
 fn command(id: &str) -> Command {
-    Command { id: id.parse().unwrap(), term: 1, operation: None, expires_ms: 1000, verb: Verb::Stop }
+    Command {
+        id: id.parse().unwrap(),
+        nonce: "s1".parse().unwrap(),
+        term: 1,
+        session: 1,
+        operation: None,
+        expires_ms: 1000,
+        verb: Verb::Stop,
+    }
 }
 
 fn boot() -> BootId {
@@ -157,6 +165,7 @@ fn result(id: &str) -> CommandResult {
         code: "done".into(),
         reason: Text::new(),
         boot: boot(),
+        nonce: "s1".parse().unwrap(),
     }
 }
 
@@ -170,6 +179,8 @@ fn state(revision: u32) -> NodeState {
         boot: boot(),
         start: START,
         revision,
+        nonce: "s1".parse().unwrap(),
+        heard: None,
         engine: EngineState { cluster: None, run: EngineRun::Stopped, version: Text::new() },
         last_shutdown: None,
     }

@@ -167,7 +167,9 @@ async fn a_crew_of_fifty_on_the_embedded_broker() {
 
     let order = |id: String| Command {
         id: id.parse().unwrap(),
+        nonce: "s1".parse().unwrap(),
         term: 1,
+        session: 1,
         operation: None,
         expires_ms: 1000,
         verb: Verb::Identify { seconds: 1 },

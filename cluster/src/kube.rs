@@ -1,9 +1,35 @@
 //! What the coordinator asks of Kubernetes, and what it sees there. Whoever performs it (a real API server's client, the
 //! simulated one) makes each piece of work idempotent.
 
+use alloc::string::String;
 use alloc::vec::Vec;
-use beehive_mqtt::command::JoinCredential;
+use beehive_mqtt::command::MAX_SECRET_BYTES;
 use beehive_mqtt::{BootId, ClusterId, NodeName, Text};
+use core::fmt;
+use zeroize::Zeroizing;
+
+/// What lets one node join one cluster. It is shown to nobody: `Debug` hides it, there is no `Display`, it travels only
+/// sealed, is never stored, and is overwritten when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinCredential(Zeroizing<String>);
+
+impl JoinCredential {
+    /// Wraps a secret. One that is longer than [`MAX_SECRET_BYTES`] is none.
+    pub fn new(secret: &str) -> Option<Self> {
+        (secret.len() <= MAX_SECRET_BYTES).then(|| Self(Zeroizing::new(String::from(secret))))
+    }
+
+    /// The secret, for the engine and for what seals it.
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Debug for JoinCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinCredential(…)")
+    }
+}
 
 /// Whether the kubelet of a node reports Ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

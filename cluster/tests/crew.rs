@@ -59,6 +59,7 @@ fn faults(random: &mut Random) -> Faults {
         loss: some(200),
         duplicate: some(200),
         delay: some(300),
+        replay: some(100),
         engine: some(300),
         kube: some(200),
         store: some(100),

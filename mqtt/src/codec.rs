@@ -286,7 +286,8 @@ mod tests {
 
     fn request() -> ConsoleRequest {
         let ask = crate::console::Ask::Abort;
-        ConsoleRequest { id: "r1".parse().unwrap(), mode: crate::console::Mode::Execute, ask }
+        let (id, nonce) = ("r1".parse().unwrap(), "s1".parse().unwrap());
+        ConsoleRequest { id, nonce, mode: crate::console::Mode::Execute, ask }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use crate::codec::{Payload, Wrapping};
 use crate::coordinator::{OperationKind, StepKind};
-use crate::id::{NodeName, OperationId, RequestId};
+use crate::id::{NodeName, Nonce, OperationId, RequestId};
+use crate::sign::Digest;
 use crate::text::Text;
 use serde::{Deserialize, Serialize};
 
@@ -53,11 +54,21 @@ pub enum Ask {
 pub struct ConsoleRequest {
     /// Its id.
     pub id: RequestId,
+    /// The coordinator's session, as its state says. For another one an unknown request is refused (`stale-nonce`); a repeat
+    /// of a known one is answered all the same.
+    pub nonce: Nonce,
     /// Act, or only say what would be done.
     pub mode: Mode,
     /// What is asked.
     #[serde(flatten)]
     pub ask: Ask,
+}
+
+impl ConsoleRequest {
+    /// What it asks: everything but the id and the session.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&(self.mode, &self.ask))
+    }
 }
 
 impl Payload for ConsoleRequest {

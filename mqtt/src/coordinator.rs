@@ -2,7 +2,7 @@
 
 use crate::MAX_NODES;
 use crate::codec::{Payload, Wrapping};
-use crate::id::{BootId, ClusterId, NodeName, OperationId};
+use crate::id::{BootId, ClusterId, NodeName, Nonce, OperationId};
 use crate::text::Text;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -97,11 +97,23 @@ pub enum ClusterPhase {
     Degraded,
 }
 
+/// A session of the coordinator. Its number is stored and grows with each, so two sessions of one number, or a number that
+/// falls, show that the coordinator was restored from an old backup: nodes keep the highest that they have heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The term that the crew's manifest grants.
+    pub term: u64,
+    /// Grows within a term, and over terms of one node.
+    pub number: u64,
+    /// Requests name it.
+    pub nonce: Nonce,
+}
+
 /// `c/state`. The coordinator's heartbeat too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoordinatorState {
-    /// The coordinator's term.
-    pub term: u64,
+    /// The coordinator's term and session.
+    pub session: Session,
     /// The coordinator's own node.
     pub master: NodeName,
     /// The cluster as a whole.

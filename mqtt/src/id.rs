@@ -140,6 +140,12 @@ id!(
     BootId, 40
 );
 id!(
+    /// One session of a receiver: 128 random bits in hexadecimal, new at each of its starts and whenever its memory of ids
+    /// has to make room. What names another session than the receiver's present one is old: it was recorded and is played
+    /// again, or was long under way. A Pi has no clock at first, so no time of day could say that.
+    Nonce, 32
+);
+id!(
     /// One life of a Kubernetes cluster, from `init` to `reset`.
     ClusterId, 64
 );

@@ -35,9 +35,9 @@ pub mod text;
 pub mod topic;
 
 pub use codec::{DecodeError, EncodeError, Payload, decode, encode, verify};
-pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, OperationId, RequestId, UserName};
+pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, Nonce, OperationId, RequestId, UserName};
 pub use manifest::Manifest;
-pub use sign::{Distrust, KeyId, PublicKey, Signer, Verifier};
+pub use sign::{Digest, Distrust, KeyId, PublicKey, Signer, Verifier};
 pub use text::Text;
 pub use topic::{Audience, Topic, TopicError};
 

@@ -3,7 +3,9 @@
 use crate::MAX_NODES;
 use crate::codec::{Payload, Wrapping};
 use crate::command::VerbName;
-use crate::id::{BootId, ClusterId, CommandId, RequestId};
+use crate::coordinator::Session;
+use crate::id::{BootId, ClusterId, CommandId, Nonce, RequestId};
+use crate::sign::Digest;
 use crate::text::Text;
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +163,11 @@ pub struct NodeState {
     pub start: u32,
     /// Grows with each change within one start.
     pub revision: u32,
+    /// The node's session; commands name it.
+    pub nonce: Nonce,
+    /// The coordinator's session that the node has heard of last. The coordinator takes a state for evidence only if that is
+    /// its own: a state that somebody recorded earlier proves nothing.
+    pub heard: Option<Session>,
     /// The engine.
     pub engine: EngineState,
     /// How the last shutdown went.
@@ -396,6 +403,18 @@ pub struct NodeRequest {
     pub reason: Text<32>,
     /// The boot in which it is asked.
     pub boot: BootId,
+    /// The node's session; the answer names it.
+    pub session: Nonce,
+    /// The coordinator's session, once the node has heard of one. For any other an unknown request is not taken up; the node
+    /// asks again when it has heard.
+    pub nonce: Option<Nonce>,
+}
+
+impl NodeRequest {
+    /// What it asks. Left out is what changes when it is sent again: the sessions and the time that is left.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&(self.want, &self.reason, &self.boot))
+    }
 }
 
 impl Payload for NodeRequest {
@@ -453,6 +472,8 @@ pub struct CommandResult {
     pub reason: Text<160>,
     /// The boot in which this was written.
     pub boot: BootId,
+    /// The session in which this was written.
+    pub nonce: Nonce,
 }
 
 impl Payload for CommandResult {

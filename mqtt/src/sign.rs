@@ -16,7 +16,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
 use crate::PROTOCOL_VERSION;
 use crate::id::{NodeName, UserName};
@@ -123,14 +123,31 @@ bytes!(
     SealKey, 32
 );
 bytes!(
+    /// What a request or command asks, in short: the first sixteen bytes of a SHA-256. The same id with another digest is
+    /// not a repeat.
+    Digest, 16
+);
+bytes!(
     /// An Ed25519 signature.
     Signature, 64
 );
 
+impl Digest {
+    /// The digest of what is asked, in its exact bytes on the wire.
+    pub(crate) fn of(asked: &impl Serialize) -> Self {
+        // what serialises for the wire serialises here; nothing of it has a map with other keys than strings
+        let bytes = serde_json::to_vec(asked).unwrap_or_default();
+        let hash = <Sha256 as sha2::Digest>::digest(&bytes);
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash[..16]);
+        Self(digest)
+    }
+}
+
 impl PublicKey {
     /// The key's id.
     pub fn id(&self) -> KeyId {
-        let digest = Sha256::digest(self.0);
+        let digest = <Sha256 as sha2::Digest>::digest(self.0);
         let mut id = [0; 8];
         id.copy_from_slice(&digest[..8]);
         KeyId(id)

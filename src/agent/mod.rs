@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Doors, Host, HostError, Knock, Notice};
+use crate::keys::new_nonce;
 use crate::link::{Link, LinkEvent, RefusedKind};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
@@ -34,6 +35,7 @@ use beehive_board::time::Instant;
 use beehive_cluster::node::{EngineOutcome, Event, NodeConfig, NodeCore, NodeRecord, Press};
 use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::Command;
+use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
@@ -188,7 +190,13 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
     let clock = Clock;
     let now = clock.now();
     let record: NodeRecord = store.load(RECORD)?.unwrap_or_default();
-    let config = NodeConfig { role: settings.role, destruction: settings.destruction, boot: host.boot_id() };
+    let config = NodeConfig {
+        role: settings.role,
+        destruction: settings.destruction,
+        boot: host.boot_id(),
+        nonce: new_nonce()?,
+        term: link.trust().keyring.term().0,
+    };
     let (core, first) = NodeCore::start(cluster(now), config, record);
     store.save(RECORD, core.record())?;
 
@@ -481,13 +489,26 @@ impl Agent {
                 Topic::Command(node) if *node == self.settings.node => {
                     // what cannot be read is counted and logged by the link; without an id nobody can be answered
                     match self.link.decode::<Command>(&message) {
-                        Ok(command) => self.node(now, Event::Command(Box::new(command))),
+                        Ok(command) => match message.key {
+                            Some(key) => self.node(now, Event::Command { key, command: Box::new(command) }),
+                            // cannot be: the link lets no command pass that nobody signed
+                            None => tracing::error!("a command without a signature passed the link; it is not run"),
+                        },
                         Err(error) => self.tell_refused(now, (&error).into(), &format!("command: {error}")),
                     }
                 }
-                // our own presence and the manifest are watched by the link; the coordinator's state is for those who look
+                Topic::CoordinatorState => {
+                    if let (false, Ok(state)) = (message.is_cleared(), self.link.decode::<CoordinatorState>(&message)) {
+                        self.node(now, Event::Coordinator(state.session));
+                    }
+                }
+                // the link has taken it or not
+                Topic::Manifest => {
+                    let (term, _) = self.link.trust().keyring.term();
+                    self.node(now, Event::Term(term));
+                }
+                // our own presence is watched by the link
                 Topic::Command(_)
-                | Topic::Manifest
                 | Topic::Presence(_)
                 | Topic::State(_)
                 | Topic::Info(_)
@@ -496,7 +517,6 @@ impl Agent {
                 | Topic::Request(_)
                 | Topic::Result(_)
                 | Topic::CoordinatorPresence
-                | Topic::CoordinatorState
                 | Topic::Operation(_)
                 | Topic::OperationNode(..)
                 | Topic::CoordinatorEvent
@@ -547,6 +567,8 @@ impl Agent {
             boot: self.host.boot_id(),
             start: self.settings.start,
             revision: self.revision,
+            nonce: self.core.nonce().clone(),
+            heard: self.core.heard().cloned(),
             engine: self.engine.state(),
             last_shutdown: self.core.last_shutdown().cloned(),
         };

@@ -3,11 +3,14 @@
 use super::{Agent, Outcome, RECORD, cluster};
 use crate::engine::EngineWork;
 use crate::host::Strength;
+use crate::keys::new_nonce;
 use beehive_board::power::{self, Goal, GraceTime, Phase, Reason};
 use beehive_board::time::Instant;
+use beehive_cluster::kube::JoinCredential;
 use beehive_cluster::node::{Action, EngineOutcome, EngineTask, Event, Grace, Preparation};
+use beehive_mqtt::command::{SealContext, SealedCredential};
 use beehive_mqtt::node::{NodeEventKind, PowerGoal, PowerPhase};
-use beehive_mqtt::{Text, Topic};
+use beehive_mqtt::{ClusterId, CommandId, OperationId, Text, Topic};
 use std::time::Duration;
 
 impl Agent {
@@ -17,6 +20,7 @@ impl Agent {
     }
 
     pub(super) fn node_actions(&mut self, now: Instant, actions: Vec<Action>) {
+        let mut renewal = None;
         for action in actions {
             match action {
                 Action::Store(record) => {
@@ -53,7 +57,15 @@ impl Agent {
                 Action::Prepared => self.power(now, power::Event::Prepared),
                 Action::Identify { seconds } => self.show_identify(now, u64::from(seconds) * 1_000),
                 Action::ShowStatus => self.show_status(now),
+                Action::NewSession => match new_nonce() {
+                    Ok(nonce) => renewal = Some(Event::Session(nonce)),
+                    // it goes on in the present one; when that is full, commands are answered with `busy`
+                    Err(error) => tracing::error!("no new session: {error}"),
+                },
             }
+        }
+        if let Some(event) = renewal {
+            self.node(now, event);
         }
     }
 
@@ -101,8 +113,16 @@ impl Agent {
     fn start_engine(&self, token: u64, task: EngineTask, deadline_ms: u64) {
         let work = match task {
             EngineTask::Initialise { cluster, version } => EngineWork::Initialise { cluster, version },
-            EngineTask::Join { cluster, server, version, credential } => {
-                EngineWork::Join { cluster, server, version, credential }
+            EngineTask::Join { cluster, server, version, credential, command, operation } => {
+                match self.open(&cluster, &credential, &command, operation.as_ref()) {
+                    Ok(credential) => EngineWork::Join { cluster, server, version, credential },
+                    Err(reason) => {
+                        return self.engine_ended(
+                            token,
+                            EngineOutcome::Failed { code: Text::cut("sealed"), reason: Text::cut(&reason) },
+                        );
+                    }
+                }
             }
             EngineTask::Stop => EngineWork::Stop,
             EngineTask::Reset => EngineWork::Reset,
@@ -125,6 +145,32 @@ impl Agent {
             // fails only when the agent has ended
             let _ = outcomes.send(Outcome::Engine { token, outcome }).await;
         });
+    }
+
+    /// Comes back as an event, like every end of the engine's work.
+    fn engine_ended(&self, token: u64, outcome: EngineOutcome) {
+        let outcomes = self.outcomes.clone();
+        tokio::spawn(async move {
+            // fails only when the agent has ended
+            let _ = outcomes.send(Outcome::Engine { token, outcome }).await;
+        });
+    }
+
+    /// Opens a credential. It was sealed to this node's key for this boot, cluster, operation and command, or it does not open.
+    fn open(
+        &self,
+        cluster: &ClusterId,
+        sealed: &SealedCredential,
+        command: &CommandId,
+        operation: Option<&OperationId>,
+    ) -> Result<JoinCredential, String> {
+        let (crew, boot) = (self.link.crew(), self.host.boot_id());
+        let context = SealContext { crew, node: &self.settings.node, boot: &boot, cluster, operation, command };
+        let opener = self.link.trust().opener.as_ref().ok_or("this Pi has no key that opens what is sealed to it")?;
+        let sealed = sealed.bytes().ok_or("the sealed credential is no hexadecimal")?;
+        let secret = opener.open(&sealed, &context.bytes()).map_err(|error| error.to_string())?;
+        let secret = std::str::from_utf8(&secret).map_err(|_| "the sealed credential holds no text")?;
+        JoinCredential::new(secret).ok_or_else(|| "the sealed credential is too long".to_owned())
     }
 
     fn stop_engine(&self, deadline_ms: u64) {

@@ -4,7 +4,7 @@ use beehive_mqtt::bridge::{BIRTH_TOPIC, DoorTopic, Target, Wish};
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse, Mode};
 use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::node::{Connection, NodeState, Presence};
-use beehive_mqtt::{CrewName, MAX_NODES, NodeName, RequestId, UserName};
+use beehive_mqtt::{CrewName, MAX_NODES, NodeName, Nonce, RequestId, UserName};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -86,6 +86,11 @@ impl Core {
         Self { crew, name, assistant, coordinator: None, nodes: BTreeMap::new(), open: Vec::new(), last: Vec::new() }
     }
 
+    /// The coordinator's session, for which everything is asked.
+    fn session(&self) -> Option<Nonce> {
+        self.coordinator.as_ref().map(|state| state.session.nonce.clone())
+    }
+
     fn is_member(&self, node: &NodeName) -> bool {
         self.coordinator.as_ref().is_some_and(|state| state.members.iter().any(|member| member.node == *node))
     }
@@ -146,7 +151,10 @@ impl Core {
         if self.open.len() >= MAX_OPEN {
             return refuse(self, "busy", "too many requests wait for an answer; try again later");
         }
-        let request = ConsoleRequest { id: id.clone(), mode: Mode::Execute, ask };
+        let Some(nonce) = self.session() else {
+            return refuse(self, "no-coordinator", "the coordinator was not heard yet");
+        };
+        let request = ConsoleRequest { id: id.clone(), nonce, mode: Mode::Execute, ask };
         // bounded by the same number: what is not open any more is forgotten soon
         if self.last.len() < 4 * MAX_OPEN {
             self.last.push(Last { tool: tool.clone(), target: target.clone(), wish, at_ms: now_ms });
@@ -178,6 +186,9 @@ impl Core {
     /// The coordinator has answered.
     pub(super) fn answered(&mut self, response: &ConsoleResponse) -> Vec<Action> {
         let Some(at) = self.open.iter().position(|open| open.id == response.id) else { return Vec::new() };
+        if response.code.as_str() == "stale-nonce" {
+            return Vec::new(); // it is asked again, for the session that has begun
+        }
         let Open { tool, target, wish, .. } = self.open.swap_remove(at);
         let status = serde_json::to_value(response.status).ok();
         let status = status.as_ref().and_then(Value::as_str).unwrap_or("failed");
@@ -200,11 +211,12 @@ impl Core {
                 self.answer(&open.tool, &open.target, Some(open.wish), "unknown", "no-answer", text)
             })
             .collect();
+        let session = self.session();
         for open in &mut open {
             if now_ms >= open.sent_ms + RESEND_MS {
                 open.sent_ms = now_ms;
-                if let Some(ask) = open.wish.ask(&open.target) {
-                    actions.push(Action::Ask(ConsoleRequest { id: open.id.clone(), mode: Mode::Execute, ask }));
+                if let (Some(ask), Some(nonce)) = (open.wish.ask(&open.target), session.clone()) {
+                    actions.push(Action::Ask(ConsoleRequest { id: open.id.clone(), nonce, mode: Mode::Execute, ask }));
                 }
             }
         }
@@ -382,7 +394,7 @@ mod tests {
             boot: None,
         };
         CoordinatorState {
-            term: 1,
+            session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             master: "n0".parse().unwrap(),
             phase: ClusterPhase::Absent,
             cluster: None,

@@ -490,6 +490,7 @@ impl CrewView {
     }
 
     fn coordinator_state(&mut self, message: &Incoming) -> Result<Applied, DecodeError> {
+        let order = |state: &CoordinatorState| (state.session.term, state.session.number, state.revision);
         if message.payload.is_empty() {
             self.coordinator = None;
             for view in self.nodes.values_mut() {
@@ -500,8 +501,8 @@ impl CrewView {
         let state: CoordinatorState = decode(&message.payload)?;
         let applied = match &self.coordinator {
             None => Applied::New,
-            // a lower term is a replaced coordinator's
-            Some(known) if state.term < known.term => return Ok(Applied::Stale),
+            // a replaced coordinator's, or kept by somebody and played again
+            Some(known) if order(&state) < order(known) => return Ok(Applied::Stale),
             Some(known) if *known == CoordinatorState { uptime_ms: known.uptime_ms, ..state.clone() } => Applied::Stale,
             Some(_) => Applied::Changed,
         };
@@ -682,6 +683,8 @@ pub(crate) mod tests {
             boot: "boot-1".parse().unwrap(),
             start: 1,
             revision: 1,
+            nonce: "s1".parse().unwrap(),
+            heard: None,
             engine: EngineState {
                 cluster: Some("c-1".parse().unwrap()),
                 run: EngineRun::Running,
@@ -697,7 +700,7 @@ pub(crate) mod tests {
 
     pub(crate) fn coordinator_state(members: &[(&str, Membership)]) -> CoordinatorState {
         let mut all = beehive_mqtt::coordinator::CoordinatorState {
-            term: 1,
+            session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             master: name(members[0].0),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -801,15 +804,15 @@ pub(crate) mod tests {
     fn a_heartbeat_that_says_nothing_new_is_no_change_and_a_lower_term_is_stale() {
         let mut view = CrewView::new();
         let mut crew = coordinator_state(&[("pi-1", Membership::Ready)]);
-        crew.term = 4;
+        crew.session.term = 4;
         view.apply(0, &incoming(Topic::CoordinatorState, &crew, Retained::No));
         crew.uptime_ms += 10_000;
         assert_eq!(view.apply(0, &incoming(Topic::CoordinatorState, &crew, Retained::No)), Applied::Stale);
-        crew.term = 3;
+        crew.session.term = 3;
         crew.phase = ClusterPhase::Absent;
         assert_eq!(view.apply(0, &incoming(Topic::CoordinatorState, &crew, Retained::No)), Applied::Stale);
         assert_eq!(view.coordinator().unwrap().phase, ClusterPhase::Ready);
-        crew.term = 5;
+        crew.session.term = 5;
         assert_eq!(view.apply(0, &incoming(Topic::CoordinatorState, &crew, Retained::No)), Applied::Changed);
     }
 

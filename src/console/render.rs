@@ -120,7 +120,7 @@ pub fn cluster_line(crew: &CrewName, view: &CrewView) -> String {
     if let (Some(version), false) = (view.engine_version(), state.phase == ClusterPhase::Absent) {
         let _ = write!(line, ", {}", clean(version));
     }
-    let _ = writeln!(line, ", coordinator {seen} on {}, term {}", state.master, state.term);
+    let _ = writeln!(line, ", coordinator {seen} on {}, term {}", state.master, state.session.term);
     line
 }
 
@@ -205,7 +205,7 @@ pub fn status_document(crew: &CrewName, view: &CrewView, now_ms: u64) -> Value {
         "coordinator": {
             "presence": coordinator,
             "node": state.map(|state| &state.master),
-            "term": state.map(|state| state.term),
+            "term": state.map(|state| state.session.term),
         },
         "operations": unfinished(view).into_iter().map(|(_, of)| operation_document(of)).collect::<Vec<_>>(),
         "nodes": node_documents(view, now_ms),

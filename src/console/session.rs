@@ -86,6 +86,13 @@ pub(super) enum Heard {
     Interrupt,
 }
 
+/// Whether a request has gone out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Yes,
+    No,
+}
+
 pub(super) struct Session {
     link: Link,
     events: mpsc::Receiver<LinkEvent>,
@@ -230,22 +237,37 @@ impl Session {
         let id: RequestId = uuid::Uuid::new_v4().simple().to_string().parse().map_err(|error| {
             Trouble::new(ExitCode::Failed, "no id for the request could be made", format!("it {error}"), "report this")
         })?;
-        let request = ConsoleRequest { id: id.clone(), mode: order.mode, ask: order.ask.clone() };
         let topic = Topic::ConsoleRequest(self.user.clone());
         let mut resend = Instant::now();
+        let mut asked = Asked::No;
         loop {
-            if Instant::now() >= resend {
+            // named anew each time: what the coordinator knows it answers whatever is named, and what it does not know it
+            // takes up in its present session alone
+            let session = self.view.coordinator().map(|state| state.session.nonce.clone());
+            if let (Some(nonce), true) = (session, Instant::now() >= resend) {
+                asked = Asked::Yes;
+                let request = ConsoleRequest { id: id.clone(), nonce, mode: order.mode, ask: order.ask.clone() };
                 self.link.publish(&topic, &request).map_err(|error| {
                     Trouble::new(ExitCode::Failed, "the request cannot be sent", error.to_string(), "report this")
                 })?;
                 resend = Instant::now() + Duration::from_millis(RESEND_MS);
             }
-            match self.next(limit.min(resend)).await {
+            let until = match asked {
+                Asked::Yes => limit.min(resend),
+                // its state is what is waited for
+                Asked::No => limit,
+            };
+            match self.next(until).await {
+                // its new state is on its way
+                Heard::Response(response) if response.id == id && response.code.as_str() == "stale-nonce" => {}
                 Heard::Response(response) if response.id == id => return Ok(*response),
                 Heard::Up => resend = Instant::now(),
+                Heard::Applied(Applied::New | Applied::Changed) if asked == Asked::No => resend = Instant::now(),
                 Heard::Down | Heard::Applied(_) | Heard::Response(_) => {}
+                Heard::Time if Instant::now() >= limit && asked == Asked::No => return Err(self.unasked(order)),
                 Heard::Time if Instant::now() >= limit => return Err(self.unanswered(order)),
                 Heard::Time => {}
+                Heard::Interrupt if asked == Asked::No => return Err(interrupted()),
                 Heard::Interrupt => {
                     return Err(Trouble::new(
                         ExitCode::OutcomeUnknown,
@@ -259,21 +281,34 @@ impl Session {
         }
     }
 
+    /// The coordinator was never heard, and without its session nothing can be asked.
+    fn unasked(&self, order: &Order) -> Trouble {
+        Trouble::new(
+            ExitCode::Unreachable,
+            format!("the {} was not asked for", order.title),
+            self.why_silent(),
+            "see `beehive status`, and on the master `journalctl -u beehive`",
+        )
+    }
+
     fn unanswered(&self, order: &Order) -> Trouble {
-        let why = match (&self.down, self.view.coordinator_seen()) {
+        Trouble::new(
+            ExitCode::OutcomeUnknown,
+            format!("no answer on the {}; whether it has begun is not known", order.title),
+            self.why_silent(),
+            "see `beehive status`, and on the master `journalctl -u beehive`; a longer --timeout waits longer",
+        )
+    }
+
+    fn why_silent(&self) -> String {
+        match (&self.down, self.view.coordinator_seen()) {
             (Some(reason), _) => format!("the connection to the broker at {} was lost: {reason}", self.broker),
             (None, Seen::Offline) => "the coordinator is not connected to the broker".to_owned(),
             (None, Seen::Unknown) => {
                 format!("no coordinator of crew {} was ever heard at the broker at {}", self.crew, self.broker)
             }
             (None, Seen::Online | Seen::Silent) => "the coordinator is connected but did not answer in time".to_owned(),
-        };
-        Trouble::new(
-            ExitCode::OutcomeUnknown,
-            format!("no answer on the {}; whether it has begun is not known", order.title),
-            why,
-            "see `beehive status`, and on the master `journalctl -u beehive`; a longer --timeout waits longer",
-        )
+        }
     }
 
     /// Every known operation and its revision.

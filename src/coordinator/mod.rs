@@ -3,12 +3,16 @@
 //! start, die and come back at any time: everything it needs is in its record.
 
 use crate::clock::Clock;
+use crate::keys::{self, new_nonce};
 use crate::kube::{Kubernetes, Observed};
 use crate::link::{Incoming, Link, LinkEvent, Refusal, Retained};
 use crate::store::Store;
 use beehive_cluster::Instant;
-use beehive_cluster::coordinator::{Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event};
+use beehive_cluster::coordinator::{
+    Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
+};
 use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
+use beehive_mqtt::command::{Command, SealContext, SealedCredential, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
@@ -16,6 +20,7 @@ use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Pres
 use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -52,27 +57,92 @@ struct Task {
     outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
     store_failed: bool,
     online: BTreeSet<NodeName>,
+    term: u64,
 }
 
 /// Runs a coordinator until `stop` resolves.
 ///
 /// # Errors
 /// If its record cannot be read: it would forget an operation that is half done.
-pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let CoordinatorParts { config, kubernetes, store, link, mut inbound } = parts;
+pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let granted = parts.granted();
+        match granted {
+            Grant::Ours => match coordinate(&mut parts, stop.as_mut()).await? {
+                End::Stopped => break,
+                End::Revoked => continue,
+            },
+            Grant::Of(other) => {
+                tracing::warn!(
+                    "the crew's manifest names {other} as coordinator, so this one does nothing; the crew's owner changes \
+                     that with `beehive crew grant-coordinator {}`",
+                    parts.config.master
+                );
+            }
+        }
+        // the manifest on the broker may be newer than ours
+        while let Grant::Of(_) = parts.granted() {
+            tokio::select! {
+                () = stop.as_mut() => return Ok(parts.link.close("the coordinator stops").await),
+                event = parts.inbound.recv() => if event.is_none() { return Ok(()) },
+            }
+        }
+    }
+    parts.link.close("the coordinator stops").await;
+    Ok(())
+}
+
+/// Who coordinates, by the manifest.
+enum Grant {
+    Ours,
+    Of(NodeName),
+}
+
+/// How coordinating ended.
+enum End {
+    Stopped,
+    /// The manifest names another node.
+    Revoked,
+}
+
+impl CoordinatorParts {
+    fn granted(&self) -> Grant {
+        let (_, coordinator) = self.link.trust().keyring.term();
+        if coordinator == self.config.master { Grant::Ours } else { Grant::Of(coordinator) }
+    }
+}
+
+async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future<Output = ()>>) -> anyhow::Result<End> {
     let clock = Clock;
-    let record: CoordinatorRecord = store.load(RECORD)?.unwrap_or_default();
-    let (core, first) = Coordinator::start(instant(clock), config, record);
+    let record: CoordinatorRecord = parts.store.load(RECORD)?.unwrap_or_default();
+    let term = parts.link.trust().keyring.term().0;
+    let first = FirstSession { term, nonce: new_nonce()? };
+    let (core, first) = Coordinator::start(instant(clock), parts.config.clone(), first, record);
     let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
-    let mut view = kubernetes.watch();
-    let mut task =
-        Task { clock, core, kubernetes, store, link, outcomes, store_failed: false, online: BTreeSet::new() };
+    let mut view = parts.kubernetes.watch();
+    let mut task = Task {
+        clock,
+        core,
+        kubernetes: Arc::clone(&parts.kubernetes),
+        store: parts.store.clone(),
+        link: parts.link.clone(),
+        outcomes,
+        store_failed: false,
+        online: BTreeSet::new(),
+        term,
+    };
     task.perform(first);
     let seen = view.borrow_and_update().clone();
     task.step(Event::Kube(seen));
-
-    let mut stop = std::pin::pin!(stop);
     loop {
+        match parts.granted() {
+            Grant::Ours => {}
+            Grant::Of(other) => {
+                tracing::warn!("the crew's manifest names {other} as coordinator now; this one stops");
+                return Ok(End::Revoked);
+            }
+        }
         let now = instant(task.clock);
         let pause = if task.store_failed {
             STORE_AGAIN
@@ -80,10 +150,10 @@ pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> any
             Duration::from_millis(task.core.next_deadline(now).since_ms(now))
         };
         tokio::select! {
-            () = &mut stop => break,
-            event = inbound.recv() => match event {
+            () = stop.as_mut() => return Ok(End::Stopped),
+            event = parts.inbound.recv() => match event {
                 Some(event) => task.link_event(event),
-                None => break,
+                None => return Ok(End::Stopped),
             },
             Some((token, outcome)) = outcomes_in.recv() => task.step(Event::KubeEnded { token, outcome }),
             Ok(()) = view.changed() => {
@@ -93,8 +163,6 @@ pub async fn run(parts: CoordinatorParts, stop: impl Future<Output = ()>) -> any
             () = tokio::time::sleep(pause) => task.step(Event::Tick),
         }
     }
-    task.link.close("the coordinator stops").await;
-    Ok(())
 }
 
 /// Whether a role allows a request.
@@ -140,6 +208,7 @@ impl Task {
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
+        let mut renewal = None;
         for action in actions {
             match action {
                 Action::Store(record) => match self.store.save(RECORD, record.as_ref()) {
@@ -152,7 +221,16 @@ impl Task {
                         return;
                     }
                 },
-                Action::Command { node, command } => self.publish(&Topic::Command(node), command.as_ref()),
+                Action::Command { node, mut command, secret } => {
+                    if let Some(secret) = secret {
+                        if let Err(why) = self.seal(&node, &mut command, &secret) {
+                            // not sent; the step runs out of its time and says that it waits for the node
+                            tracing::error!("no join credential for {node}: {why}");
+                            continue;
+                        }
+                    }
+                    self.publish(&Topic::Command(node), command.as_ref());
+                }
                 Action::Respond { user, response } => self.publish(&Topic::ConsoleResponse(user), response.as_ref()),
                 Action::State(state) => self.publish(&Topic::CoordinatorState, state.as_ref()),
                 Action::Operation(summary) => self.publish(&Topic::Operation(summary.id.clone()), summary.as_ref()),
@@ -165,8 +243,35 @@ impl Task {
                     self.publish(&Topic::CoordinatorEvent, &event);
                 }
                 Action::Kube { token, work, deadline_ms } => self.ask_kubernetes(token, work, deadline_ms),
+                Action::NewSession => match new_nonce() {
+                    Ok(nonce) => renewal = Some(Event::Session(nonce)),
+                    // it goes on in the present one; when that is full, requests are answered with `busy`
+                    Err(error) => tracing::error!("no new session: {error}"),
+                },
             }
         }
+        if let Some(event) = renewal {
+            self.step(event);
+        }
+    }
+
+    /// Seals a join's credential to the key that the manifest names for the node.
+    fn seal(&self, to: &NodeName, command: &mut Command, secret: &Secret) -> Result<(), String> {
+        let manifest = self.link.trust().keyring.manifest();
+        let entry = manifest.node(to).ok_or("the crew's manifest does not name it; `beehive crew add-node` adds it")?;
+        let (id, operation) = (command.id.clone(), command.operation.clone());
+        let Verb::Join { cluster, credential, .. } = &mut command.verb else { return Err("it is no join".to_owned()) };
+        let context = SealContext {
+            crew: self.link.crew(),
+            node: to,
+            boot: &secret.boot,
+            cluster,
+            operation: operation.as_ref(),
+            command: &id,
+        };
+        let sealed = keys::seal(&entry.seal, secret.credential.reveal().as_bytes(), &context.bytes());
+        *credential = SealedCredential::new(&sealed.map_err(|error| error.to_string())?);
+        Ok(())
     }
 
     fn publish<P: Payload>(&self, topic: &Topic, payload: &P) {
@@ -205,6 +310,11 @@ impl Task {
         if message.is_cleared() {
             return;
         }
+        let (term, _) = self.link.trust().keyring.term();
+        if term != self.term {
+            self.term = term;
+            self.step(Event::Term(term));
+        }
         match message.topic.clone() {
             Topic::Presence(node) => {
                 let Ok(presence) = self.link.decode::<Presence>(&message) else { return };
@@ -237,7 +347,11 @@ impl Task {
             }
             Topic::ConsoleRequest(user) => match self.link.decode::<ConsoleRequest>(&message) {
                 Ok(request) => match self.link.trust().keyring.role(&user).map(|role| may(role, &request)) {
-                    Some(May::Ask) => self.step(Event::Console { user, request }),
+                    Some(May::Ask) => match message.key {
+                        Some(key) => self.step(Event::Console { user, key, request }),
+                        // cannot be: the link lets no request pass that nobody signed
+                        None => tracing::error!("a request without a signature passed the link; it is not taken up"),
+                    },
                     Some(May::Not(why)) => self.refuse_console(user, request.id, why),
                     // left the manifest since the link has looked
                     None => self.refuse_console(user, request.id, "is no user of this crew"),

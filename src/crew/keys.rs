@@ -342,6 +342,12 @@ impl Identity {
         Ok(Trust {
             signer: std::sync::Arc::new(SignKey::from_seed(&self.sign.seed())),
             keyring: Keyring::open(&self.crew, self.crew_key, &self.manifest, store)?,
+            // the same bytes made the one that we have
+            opener: self
+                .opener
+                .as_ref()
+                .and_then(|opener| Opener::from_seed(&opener.seed()).ok())
+                .map(std::sync::Arc::new),
         })
     }
 }

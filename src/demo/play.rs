@@ -326,6 +326,9 @@ impl Stage {
 
     /// Sends a request; the answer comes as [`Happened::Answer`].
     pub(super) fn send(&mut self, request: &ConsoleRequest) -> anyhow::Result<()> {
+        // for the session of which the coordinator has told; before that there is nobody to ask
+        let Some(state) = self.view.coordinator() else { return Ok(()) };
+        let request = &ConsoleRequest { nonce: state.session.nonce.clone(), ..request.clone() };
         Ok(self.link.publish(&Topic::ConsoleRequest(self.user.clone()), request)?)
     }
 
@@ -340,7 +343,8 @@ impl Stage {
         };
         let id: RequestId =
             uuid::Uuid::new_v4().simple().to_string().parse().map_err(|error| anyhow::anyhow!("an id: {error}"))?;
-        Ok(ConsoleRequest { id, mode: Mode::Execute, ask })
+        let nonce = "unheard".parse().map_err(|error| anyhow::anyhow!("a session {error}"))?;
+        Ok(ConsoleRequest { id, nonce, mode: Mode::Execute, ask })
     }
 
     /// Says what was answered.
@@ -364,6 +368,7 @@ impl Stage {
                 again = Instant::now() + RESEND;
             }
             match self.next(limit.min(again)).await? {
+                Happened::Answer(response) if response.id == request.id && response.code.as_str() == "stale-nonce" => {}
                 Happened::Answer(response) if response.id == request.id => {
                     self.tell_answer(&request, &response);
                     return Ok(response.status);

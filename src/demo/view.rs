@@ -631,7 +631,7 @@ mod tests {
             boot: None,
         };
         let state = CoordinatorState {
-            term: 1,
+            session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             master: name(1),
             phase: ClusterPhase::Degraded,
             cluster: None,
@@ -665,6 +665,8 @@ mod tests {
                 boot: "b".parse().unwrap(),
                 start: 1,
                 revision: 1,
+                nonce: "s1".parse().unwrap(),
+                heard: None,
                 engine: EngineState { cluster: None, run: EngineRun::Running, version: Text::new() },
                 last_shutdown: None,
             };

@@ -11,7 +11,7 @@ pub mod simulated;
 
 use std::fmt;
 
-use beehive_mqtt::command::JoinCredential;
+use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::node::EngineState;
 use beehive_mqtt::{ClusterId, Text};
 use futures_util::future::BoxFuture;

@@ -479,7 +479,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::kube::{KubeDone, KubeWork, Kubernetes, SimulatedKubernetes};
-    use beehive_mqtt::command::JoinCredential;
+    use beehive_cluster::kube::JoinCredential;
     use tempfile::TempDir;
 
     const MASTER: &str = "crew-001";
@@ -679,9 +679,9 @@ mod tests {
         let EngineWork::Join { credential: other_cluster, .. } = join("c2", WORKER).await else { unreachable!() };
         let EngineWork::Join { credential: other_node, .. } = join("c1", "crew-003").await else { unreachable!() };
         let EngineWork::Join { credential: good, .. } = join("c1", WORKER).await else { unreachable!() };
-        let cut = JoinCredential::new(&good.reveal()[..good.reveal().len() - 1]);
-        let foreign = JoinCredential::new("K10abc::server:secret");
-        for credential in [other_cluster, other_node, cut, foreign, JoinCredential::new("")] {
+        let cut = JoinCredential::new(&good.reveal()[..good.reveal().len() - 1]).unwrap();
+        let foreign = JoinCredential::new("K10abc::server:secret").unwrap();
+        for credential in [other_cluster, other_node, cut, foreign, JoinCredential::new("").unwrap()] {
             let secret = credential.reveal().rsplit(':').next().unwrap_or_default().to_owned();
             let error = engine.perform(join_with("c1", credential)).await.unwrap_err();
             assert_eq!((error.code, error.half), ("bad-credential", Half::Clean));

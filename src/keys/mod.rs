@@ -19,7 +19,9 @@ pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};
 use std::fmt;
 use std::sync::Arc;
 
-use beehive_mqtt::sign::{KeyId, PublicKey, Signature, Signer, Verdict, Verifier};
+use beehive_mqtt::Nonce;
+use beehive_mqtt::id::IdError;
+use beehive_mqtt::sign::{Digest, KeyId, PublicKey, Signature, Signer, Verdict, Verifier};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 
 /// A key that signs.
@@ -85,6 +87,27 @@ impl Verifier for Ed25519 {
     }
 }
 
+/// A session that was never used before: 128 bits of the system's randomness.
+///
+/// # Errors
+/// If the system has none.
+pub fn new_nonce() -> Result<Nonce, NonceError> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits)?;
+    Ok(Digest(bits).to_string().parse()?)
+}
+
+/// Why there is no new session.
+#[derive(Debug, thiserror::Error)]
+pub enum NonceError {
+    /// The system has no randomness.
+    #[error("the system gives no random bits: {0}")]
+    Random(#[from] getrandom::Error),
+    /// Cannot be: hexadecimal digits are no name.
+    #[error("the session's name {0}")]
+    Name(#[from] IdError),
+}
+
 /// Who we are and whom we believe. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Trust {
@@ -92,6 +115,8 @@ pub struct Trust {
     pub signer: Arc<SignKey>,
     /// Whom we believe.
     pub keyring: Keyring,
+    /// Opens what is sealed to us; a node has one.
+    pub opener: Option<Arc<Opener>>,
 }
 
 #[cfg(test)]

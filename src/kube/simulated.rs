@@ -22,13 +22,15 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use beehive_mqtt::command::JoinCredential;
+use beehive_cluster::kube::JoinCredential;
+use beehive_mqtt::command::MAX_SECRET_BYTES;
 use beehive_mqtt::node::{EngineRun, NodeState};
 use beehive_mqtt::{BootId, ClusterId, MAX_NODES, NodeName, Text};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Kubernetes, Observed, Ready, Scheduling};
 use crate::store::{Store, StoreError};
@@ -416,11 +418,11 @@ impl Kubernetes for SimulatedKubernetes {
                 Ok(KubeDone::Done)
             }),
             KubeWork::MintCredential { node, cluster } => self.off_the_executor(move |plane| {
-                let secret = uuid::Uuid::new_v4().simple().to_string();
+                let secret = Zeroizing::new(uuid::Uuid::new_v4().simple().to_string());
                 let credential = SimulatedCredential { cluster, node, secret };
                 let (cluster, node) = (&credential.cluster, &credential.node);
-                let sealed = credential.seal();
-                let sha256 = sha256(&sealed).ok_or_else(|| error("internal", "this build has no SHA-256"))?;
+                let minted = credential.whole().ok_or_else(|| error("internal", "the credential is too long"))?;
+                let sha256 = sha256(&minted).ok_or_else(|| error("internal", "this build has no SHA-256"))?;
                 plane.change(|shared| {
                     let minted_at = shared.heard.get(node).map(|heard| heard.id.clone());
                     let kept = serving(shared)?;
@@ -433,7 +435,7 @@ impl Kubernetes for SimulatedKubernetes {
                     kept.invitations.insert(node.clone(), Invitation { sha256, minted_at });
                     Ok(())
                 })?;
-                Ok(KubeDone::Credential(sealed))
+                Ok(KubeDone::Credential(minted))
             }),
         };
         outcome.map_err(KubeError::from).boxed()
@@ -497,7 +499,7 @@ pub struct SimulatedCredential {
     pub cluster: ClusterId,
     /// The node that it lets in.
     pub node: NodeName,
-    secret: String,
+    secret: Zeroizing<String>,
 }
 
 /// Why a text is no join credential of the simulated engine. It never shows the text.
@@ -530,15 +532,19 @@ impl SimulatedCredential {
                 Ok(Self {
                     cluster: cluster.parse().map_err(|_| CredentialError::Damaged)?,
                     node: node.parse().map_err(|_| CredentialError::Damaged)?,
-                    secret: secret.to_owned(),
+                    secret: Zeroizing::new(secret.to_owned()),
                 })
             }
             _ => Err(CredentialError::Damaged),
         }
     }
 
-    fn seal(&self) -> JoinCredential {
-        JoinCredential::new(&format!("{CREDENTIAL_SCHEME}:{}:{}:{}", self.cluster, self.node, self.secret))
+    fn whole(&self) -> Option<JoinCredential> {
+        let (cluster, node, secret) = (&self.cluster, &self.node, self.secret.as_str());
+        // as long as it can become: a string that grows leaves copies behind
+        let mut text = Zeroizing::new(String::with_capacity(2 * MAX_SECRET_BYTES));
+        write!(text, "{CREDENTIAL_SCHEME}:{cluster}:{node}:{secret}").ok()?;
+        JoinCredential::new(&text)
     }
 }
 
@@ -586,6 +592,8 @@ mod tests {
             boot: "b1".parse().unwrap(),
             start: 1,
             revision,
+            nonce: "s1".parse().unwrap(),
+            heard: None,
             engine: EngineState { cluster: id.map(cluster), run, version: Text::new() },
             last_shutdown: None,
         }
@@ -730,7 +738,7 @@ mod tests {
         let mut forged = credential.reveal().to_owned();
         let last = if forged.pop() == Some('0') { '1' } else { '0' };
         forged.push(last);
-        assert!(!fixture.plane.knows(&JoinCredential::new(&forged)));
+        assert!(!fixture.plane.knows(&JoinCredential::new(&forged).unwrap()));
 
         let secret = credential.reveal().rsplit(':').next().unwrap().to_owned();
         assert_eq!(secret.len(), SECRET_BYTES);
@@ -749,7 +757,7 @@ mod tests {
     fn the_hash_is_sha_256() {
         // FIPS 180-2, appendix B.1
         assert_eq!(
-            sha256(&JoinCredential::new("abc")).unwrap(),
+            sha256(&JoinCredential::new("abc").unwrap()).unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

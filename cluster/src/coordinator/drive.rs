@@ -1,15 +1,15 @@
 //! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
 
-use super::{Action, Coordinator, KubeOwner, Operation, Release, Scope, Step};
+use super::{Action, Coordinator, KubeOwner, Operation, Release, Scope, Secret, Step};
 use crate::Instant;
-use crate::kube::{KubeDone, KubeError, KubeWork, Ready, Scheduling};
+use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Weight};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb};
+use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb};
 use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{CommandResult, CommandStatus, Lifecycle, PowerPhase, ShutdownOutcome};
-use beehive_mqtt::{CommandId, NodeName, OperationId, Text};
+use beehive_mqtt::{CommandId, NodeName, Nonce, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
 pub const SEND_AGAIN_MS: u64 = 1_000;
@@ -273,6 +273,7 @@ impl Coordinator {
         self.change(id, index, |step| {
             step.state = StepState::Running;
             step.attempt += 1;
+            step.nonce = None;
             step.reason = Text::new();
             match kind {
                 StepKind::WaitReady => step.boot_before = rebooted,
@@ -419,7 +420,10 @@ impl Coordinator {
         let still_running =
             self.state_of(&node).and_then(|state| state.running.as_ref()).is_some_and(|running| running.id == command);
         if is_join && !still_running {
-            self.change(id, index, |step| step.attempt += 1);
+            self.change(id, index, |step| {
+                step.attempt += 1;
+                step.nonce = None;
+            });
         }
     }
 
@@ -609,12 +613,36 @@ impl Coordinator {
         self.out.push(Action::Kube { token, work, deadline_ms });
     }
 
+    /// The session for which this attempt's command is made: the node's present one when it is first sent, and no other
+    /// afterwards.
+    fn nonce_for(&mut self, id: &OperationId, index: usize) -> Option<Nonce> {
+        let step = self.step_at(id, index)?;
+        if let Some(nonce) = &step.nonce {
+            return Some(nonce.clone());
+        }
+        let nonce = self.state_of(&step.node)?.nonce.clone();
+        self.change(id, index, |step| step.nonce = Some(nonce.clone()));
+        Some(nonce)
+    }
+
     fn send_command(&mut self, now: Instant, id: &OperationId, index: usize) {
+        let Some(nonce) = self.nonce_for(id, index) else {
+            // it has not said yet in which session it is
+            if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                live.send_at = now.plus_ms(SEND_AGAIN_MS);
+            }
+            return;
+        };
         let Some(operation) = self.operation(id) else { return };
         let Some(step) = operation.steps.get(index) else { return };
         let Some(live) = self.live.get(&(id.clone(), index)) else { return };
         let node = step.node.clone();
         let cluster = self.record.cluster.as_ref();
+        let boot = self.state_of(&node).map(|state| state.boot.clone());
+        let secret = match (step.kind, &live.credential, boot) {
+            (StepKind::Join, Some(credential), Some(boot)) => Some(Secret { credential: credential.clone(), boot }),
+            _ => None,
+        };
         let verb = match step.kind {
             StepKind::Snapshot => Some(Verb::Snapshot),
             StepKind::Stop => Some(Verb::Stop),
@@ -626,12 +654,12 @@ impl Coordinator {
             StepKind::Initialise => {
                 operation.new_cluster().map(|cluster| Verb::Initialise { cluster, version: operation.version.clone() })
             }
-            StepKind::Join => match (cluster, &live.credential) {
-                (Some(cluster), Some(credential)) => Some(Verb::Join {
+            StepKind::Join => match (cluster, &secret) {
+                (Some(cluster), Some(_)) => Some(Verb::Join {
                     cluster: cluster.id.clone(),
                     server: self.config.server.clone(),
                     version: cluster.version.clone(),
-                    credential: credential.clone(),
+                    credential: SealedCredential::default(),
                 }),
                 (None, _) | (_, None) => None,
             },
@@ -650,7 +678,9 @@ impl Coordinator {
         };
         let command = Command {
             id: command_id,
+            nonce,
             term: self.record.term,
+            session: self.record.session,
             operation: Some(id.clone()),
             expires_ms: live.deadline.since_ms(now),
             verb,
@@ -658,7 +688,7 @@ impl Coordinator {
         if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
             live.send_at = now.plus_ms(live.every_ms);
         }
-        self.out.push(Action::Command { node, command: Box::new(command) });
+        self.out.push(Action::Command { node, command: Box::new(command), secret });
     }
 
     // ---- what came back
@@ -715,6 +745,15 @@ impl Coordinator {
                     ) => self.end(now, &id, index, StepState::Done, reason),
                 }
             }
+            // sent before our present session, and sent again since
+            CommandStatus::Rejected if result.code.as_str() == "old-session" => {}
+            // it never ran and never will; the next attempt is for the session that the node is in now
+            CommandStatus::Rejected if result.code.as_str() == "stale-nonce" => {
+                if let Some(state) = self.seen.get_mut(node).and_then(|seen| seen.state.as_mut()) {
+                    state.nonce = result.nonce.clone();
+                }
+                self.retry(now, &id, index, Counts::No, &result.reason);
+            }
             CommandStatus::Rejected if result.code.as_str() == "busy" => {
                 self.retry(now, &id, index, Counts::No, &result.reason);
             }
@@ -754,6 +793,7 @@ impl Coordinator {
         live.send_at = now.plus_ms(RETRY_MS << failures.saturating_sub(1).min(4));
         self.change(id, index, |step| {
             step.attempt += 1;
+            step.nonce = None;
             step.reason = reason.clone();
             match step.kind {
                 // that command restarted nothing

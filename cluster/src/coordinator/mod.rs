@@ -11,6 +11,10 @@
 //! - after a restart of a node the next one waits until it is ready *in a new boot*;
 //! - nothing is decided from ignorance: without an answer of the API server nobody is cordoned or taken for gone, and just
 //!   after its start the coordinator waits for the word of those that it knows before it plans;
+//! - an id never begins anything twice, and what names another session of ours than the present one begins nothing;
+//! - a node's state counts as evidence only if that node has heard of our present session: one that was recorded earlier
+//!   proves nothing. If a node has heard of a later session than ours, this coordinator was restored from an old backup:
+//!   what its record has under way is called off, because nobody knows what has come of it;
 //! - on rebuild the master is reset last and initialised first; on shutdown the master goes last.
 
 mod drive;
@@ -21,10 +25,11 @@ mod requests;
 
 pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, limit_ms};
 pub use record::{
-    ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Operation, Release, Scope, Step,
+    ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Operation, Release, Scope, Step, WISHES,
+    Wish,
 };
 
-use crate::kube::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
+use crate::kube::{JoinCredential, KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Clean, Ghost, PlanNode};
 use crate::{Destruction, Instant};
 use alloc::boxed::Box;
@@ -33,10 +38,11 @@ use alloc::vec::Vec;
 use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::{
-    CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary,
+    CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary, Session,
+    StepState,
 };
 use beehive_mqtt::node::{CommandResult, Connection, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence};
-use beehive_mqtt::{HEARTBEAT_MS, MAX_NODES, NodeName, OperationId, Text, Topic, UserName};
+use beehive_mqtt::{BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, Text, Topic, UserName};
 
 /// How long a node may be silent before it is shown as lost and commands to it are given up: six heartbeats, so that a
 /// restart of the broker or a short cut of the network does not end an operation.
@@ -48,6 +54,10 @@ const STORE_AGAIN_MS: u64 = 1_000;
 /// A state that arrives so long after its node was said to be gone was sent after that: the word of its return was lost.
 /// A node repeats its state every ten seconds, and no message is that long under way.
 const BACK_AFTER_MS: u64 = HEARTBEAT_MS;
+
+/// How far ahead of ours a session may be that a node claims to have heard of. No coordinator starts a million times; a
+/// node that lies cannot push the number to its end.
+const MAX_LEAD: u64 = 1_000_000;
 
 /// How many events wait for a store that fails; the newest ones.
 const HELD_EVENTS: usize = 64;
@@ -69,6 +79,15 @@ pub struct CoordinatorConfig {
     pub drain_ms: u64,
     /// Whether destroying operations are begun.
     pub destruction: Destruction,
+}
+
+/// What a start of the coordinator begins with.
+#[derive(Debug, Clone)]
+pub struct FirstSession {
+    /// The term that the crew's manifest grants.
+    pub term: u64,
+    /// Random, and never used before.
+    pub nonce: Nonce,
 }
 
 /// What happens to the coordinator.
@@ -106,9 +125,15 @@ pub enum Event {
     Console {
         /// Who.
         user: UserName,
+        /// The key that signed it.
+        key: KeyId,
         /// What.
         request: ConsoleRequest,
     },
+    /// The crew's manifest grants this term to this node.
+    Term(u64),
+    /// A new session, as [`Action::NewSession`] wanted: random, and never used before.
+    Session(Nonce),
     /// The API server as it is now.
     Kube(KubeView),
     /// Work of the API server ended.
@@ -134,8 +159,10 @@ pub enum Action {
     Command {
         /// To whom.
         node: NodeName,
-        /// What.
+        /// What. The credential of a join is empty.
         command: Box<Command>,
+        /// What is to be sealed into it.
+        secret: Option<Secret>,
     },
     /// Answer an operator.
     Respond {
@@ -154,6 +181,8 @@ pub enum Action {
     Clear(Topic),
     /// Publish that something happened.
     Tell(CoordinatorEvent),
+    /// Make a new session and say so with [`Event::Session`].
+    NewSession,
     /// Ask the API server; end with [`Event::KubeEnded`].
     Kube {
         /// Comes back with the outcome.
@@ -163,6 +192,22 @@ pub enum Action {
         /// How long it may take.
         deadline_ms: u64,
     },
+}
+
+/// A credential on its way into a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The credential.
+    pub credential: JoinCredential,
+    /// The boot of the node for which it is sealed.
+    pub boot: BootId,
+}
+
+/// Whether a new session was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    No,
+    Asked,
 }
 
 /// A node as it was last heard.
@@ -211,6 +256,8 @@ pub struct Coordinator {
     mending: BTreeMap<NodeName, mend::Mending>,
     kube_owners: BTreeMap<u64, KubeOwner>,
     next_token: u64,
+    nonce: Nonce,
+    renewal: Renewal,
     told: report::Told,
     out: Vec<Action>,
     saved: Saved,
@@ -231,8 +278,15 @@ enum Saved {
 
 impl Coordinator {
     /// Starts from what was stored. The actions come first of all.
-    pub fn start(now: Instant, config: CoordinatorConfig, record: CoordinatorRecord) -> (Self, Vec<Action>) {
+    pub fn start(
+        now: Instant,
+        config: CoordinatorConfig,
+        first: FirstSession,
+        record: CoordinatorRecord,
+    ) -> (Self, Vec<Action>) {
         let mut core = Self {
+            nonce: first.nonce,
+            renewal: Renewal::No,
             config,
             stored: record.clone(),
             record,
@@ -248,9 +302,8 @@ impl Coordinator {
             saved: Saved::Yes,
             behind: Vec::new(),
         };
-        if core.record.term == 0 {
-            core.record.term = 1;
-        }
+        core.record.term = first.term;
+        core.record.session = core.record.session.saturating_add(1);
         let named: Vec<_> = core::iter::once(core.config.master.clone()).chain(core.config.expected.clone()).collect();
         for node in named {
             core.know(&node);
@@ -293,7 +346,14 @@ impl Coordinator {
             Event::State { node, state } => self.on_state(now, node, *state),
             Event::Result { node, result } => self.on_result(now, &node, &result),
             Event::Request { node, request } => self.on_node_request(now, &node, &request),
-            Event::Console { user, request } => self.on_console(now, &user, request),
+            Event::Console { user, key, request } => self.on_console(now, &user, key, request),
+            Event::Term(term) => self.record.term = term,
+            Event::Session(nonce) => {
+                self.nonce = nonce;
+                self.record.session = self.record.session.saturating_add(1);
+                self.renewal = Renewal::No;
+                self.told.forget_state();
+            }
             Event::Kube(view) => self.kube = view,
             Event::KubeEnded { token, outcome } => self.on_kube_ended(now, token, outcome),
             Event::StoreFailed => {
@@ -301,6 +361,8 @@ impl Coordinator {
                 let held = core::mem::take(&mut self.behind);
                 self.saved = Saved::No { held, again_at: now.plus_ms(STORE_AGAIN_MS) };
                 self.told.forget_state();
+                // it may have been among what was dropped
+                self.renewal = Renewal::No;
                 return Vec::new();
             }
             Event::Tick => {}
@@ -320,6 +382,9 @@ impl Coordinator {
             }
         }
         self.report(now);
+        if self.record.wants_renewal() {
+            self.renew();
+        }
         let mut actions = core::mem::take(&mut self.out);
         match core::mem::replace(&mut self.saved, Saved::Yes) {
             Saved::Yes if self.record == self.stored => {
@@ -336,6 +401,51 @@ impl Coordinator {
         self.behind = worth_holding(&actions);
         actions.insert(0, Action::Store(Box::new(self.record.clone())));
         actions
+    }
+
+    fn renew(&mut self) {
+        match self.renewal {
+            Renewal::Asked => {}
+            Renewal::No => {
+                self.renewal = Renewal::Asked;
+                self.out.push(Action::NewSession);
+            }
+        }
+    }
+
+    /// Our present session.
+    pub(crate) fn session(&self) -> Session {
+        Session { term: self.record.term, number: self.record.session, nonce: self.nonce.clone() }
+    }
+
+    /// A node has heard of another session than ours. If that is a later one, our record is an old one.
+    fn compare(&mut self, now: Instant, node: &NodeName, heard: &Session) {
+        let ours = self.record.session;
+        let later = heard.term == self.record.term && heard.number >= ours && heard.number - ours <= MAX_LEAD;
+        if !later || self.renewal == Renewal::Asked {
+            return;
+        }
+        self.record.session = heard.number;
+        self.renew();
+        let detail = Text::format(format_args!(
+            "{node} has heard of our session {}, and ours is {ours}: this coordinator's record is an old one, restored from \
+             a backup; what it had under way is called off",
+            heard.number
+        ));
+        self.tell(now, CoordinatorEventKind::Started, None, Some(node), detail);
+        let reason: Text<160> =
+            Text::cut("the coordinator was restored from an old backup: what has come of it is not known");
+        let mut running = Vec::new();
+        for operation in self.record.operations.iter_mut().filter(|held| !held.phase.is_final()) {
+            operation.phase = OperationPhase::Aborting;
+            operation.revision += 1;
+            let steps = operation.steps.iter().enumerate();
+            let begun = steps.filter(|(_, step)| step.state == StepState::Running).map(|(index, _)| index);
+            running.extend(begun.map(|index| (operation.id.clone(), index)));
+        }
+        for (id, index) in running {
+            self.end(now, &id, index, StepState::Failed, reason.clone());
+        }
     }
 
     /// A crash between the end of an operation and the clearing of its topics leaves them on the broker.
@@ -378,6 +488,11 @@ impl Coordinator {
     fn on_state(&mut self, now: Instant, node: NodeName, state: NodeState) {
         if !self.know(&node) {
             return;
+        }
+        match &state.heard {
+            Some(heard) if *heard == self.session() => {}
+            Some(heard) => return self.compare(now, &node, heard),
+            None => return,
         }
         let seen = self.seen.entry(node).or_insert_with(|| Seen::new(now));
         // the later one counts. A card that was replaced counts from one again; nobody swaps it without being silent
@@ -545,6 +660,8 @@ fn worth_holding(actions: &[Action]) -> Vec<Action> {
     let keep = |(index, action): (usize, &Action)| {
         let kept = match action {
             Action::Kube { .. } | Action::Clear(_) => true,
+            // asked for again by whoever needs it
+            Action::NewSession => false,
             Action::Operation(_) | Action::OperationNode(_) => !replaced(index, action),
             Action::Tell(_) => {
                 events -= 1;

@@ -4,13 +4,16 @@ use crate::plan::{PlannedStep, Weight};
 use alloc::vec::Vec;
 use beehive_mqtt::console::ResponseStatus;
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::{BootId, ClusterId, CommandId, NodeName, OperationId, RequestId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, Digest, KeyId, NodeName, Nonce, OperationId, RequestId, Text};
 use core::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 /// How many answered requests are remembered, so that a repeat is answered and not run again. A console repeats for
-/// minutes at most.
+/// minutes at most. Only what an ended session left makes room.
 pub const ANSWERS: usize = 64;
+
+/// How many wishes of nodes are remembered: two of each node of the largest crew.
+pub const WISHES: usize = 128;
 
 /// How many ended operations stay readable on the broker.
 pub const ENDED_OPERATIONS: usize = 5;
@@ -35,6 +38,10 @@ pub struct Step {
     /// The boot before a restart: in which the node took the command, or asked to go down; for a wait, that of the restart
     /// before it.
     pub boot_before: Option<BootId>,
+    /// The node's session for which the present attempt's command was made. It stays with the command's id: sent again for
+    /// another session, a command that the node has run and forgotten would run twice.
+    #[serde(default)]
+    pub nonce: Option<Nonce>,
 }
 
 impl From<PlannedStep> for Step {
@@ -48,6 +55,7 @@ impl From<PlannedStep> for Step {
             attempt: 0,
             reason: Text::new(),
             boot_before: None,
+            nonce: None,
         }
     }
 }
@@ -174,6 +182,12 @@ pub struct Cordon {
 pub struct Answered {
     /// The request.
     pub id: RequestId,
+    /// Who asked.
+    pub key: KeyId,
+    /// The number of our session in which it was asked.
+    pub session: u64,
+    /// What was asked.
+    pub digest: Digest,
     /// The answer.
     pub status: ResponseStatus,
     /// Its stable word.
@@ -184,11 +198,36 @@ pub struct Answered {
     pub operation: Option<OperationId>,
 }
 
+/// Whether something more can be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It can.
+    Made,
+    /// It cannot.
+    Full,
+}
+
+/// A node's wish that was taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// The request.
+    pub id: RequestId,
+    /// The node.
+    pub node: NodeName,
+    /// The number of our session in which it was asked.
+    pub session: u64,
+    /// What was asked.
+    pub digest: Digest,
+}
+
 /// Everything that the coordinator keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CoordinatorRecord {
     /// Its term.
     pub term: u64,
+    /// The number of its session; grows with each start and each renewal, and is stored before it is told.
+    #[serde(default)]
+    pub session: u64,
     /// The cluster that there is.
     pub cluster: Option<Cluster>,
     /// The nodes that were ever heard of.
@@ -203,6 +242,9 @@ pub struct CoordinatorRecord {
     pub slots: Vec<NodeName>,
     /// Requests that were answered, oldest first; at most [`ANSWERS`].
     pub answers: Vec<Answered>,
+    /// Wishes of nodes that were taken up, oldest first; at most [`WISHES`].
+    #[serde(default)]
+    pub wishes: Vec<Wish>,
 }
 
 impl CoordinatorRecord {
@@ -216,11 +258,25 @@ impl CoordinatorRecord {
         self.operations.iter().any(|operation| operation.id == *id && !operation.phase.is_final())
     }
 
-    pub(super) fn remember(&mut self, answer: Answered) {
+    /// Makes room for one more answer and one more wish; there is none if all that is remembered is of the present session.
+    pub(super) fn make_room(&mut self) -> Room {
+        let present = self.session;
         if self.answers.len() >= ANSWERS {
-            self.answers.remove(0);
+            let Some(old) = self.answers.iter().position(|held| held.session != present) else { return Room::Full };
+            self.answers.remove(old);
         }
-        self.answers.push(answer);
+        if self.wishes.len() >= WISHES {
+            let Some(old) = self.wishes.iter().position(|held| held.session != present) else { return Room::Full };
+            self.wishes.remove(old);
+        }
+        Room::Made
+    }
+
+    /// Whether so much of what is remembered is of the present session that another one should begin.
+    pub(super) fn wants_renewal(&self) -> bool {
+        let answers = self.answers.iter().filter(|held| held.session == self.session).count();
+        let wishes = self.wishes.iter().filter(|held| held.session == self.session).count();
+        answers >= ANSWERS * 3 / 4 || wishes >= WISHES * 3 / 4
     }
 
     pub(super) fn hold_slot(&mut self, node: &NodeName) {

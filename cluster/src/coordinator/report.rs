@@ -61,7 +61,7 @@ impl Coordinator {
             let _ = members.push(Member { node, membership, slot, boot });
         }
         CoordinatorState {
-            term: self.record.term,
+            session: self.session(),
             master: self.config.master.clone(),
             phase: self.cluster_phase(&members),
             cluster: self.record.cluster.as_ref().map(|cluster| cluster.id.clone()),
@@ -156,8 +156,8 @@ impl Coordinator {
     fn report_state(&mut self, now: Instant) {
         let mut state = self.state(now);
         let same = self.told.state.as_ref().is_some_and(|told| {
-            let told = (told.term, told.phase, &told.cluster, &told.operation, &told.members);
-            told == (state.term, state.phase, &state.cluster, &state.operation, &state.members)
+            let told = (&told.session, told.phase, &told.cluster, &told.operation, &told.members);
+            told == (&state.session, state.phase, &state.cluster, &state.operation, &state.members)
         });
         let beat = self.told.state_at.is_none_or(|at| now.since_ms(at) >= HEARTBEAT_MS);
         if same && !beat {

@@ -1,7 +1,7 @@
 //! Requests: of operators (`q/<user>/request`) and of nodes whose button was pressed (`n/<node>/request`). The same id is
 //! the same request: a repeat is answered from what is kept, and begins nothing.
 
-use super::record::Answered;
+use super::record::{Answered, Room, Wish};
 use super::{Action, Coordinator, Operation, Scope, Step};
 use crate::kube::Scheduling;
 use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlannedStep, Weight};
@@ -12,7 +12,7 @@ use beehive_mqtt::command::{Answer, Command, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, PlanStep, ResponseStatus};
 use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{NodeRequest, Want};
-use beehive_mqtt::{NodeName, OperationId, RequestId, Text, UserName};
+use beehive_mqtt::{KeyId, NodeName, OperationId, RequestId, Text, UserName};
 
 /// How long an answer to a node may take; it is sent again when the node asks again.
 const ANSWER_MS: u64 = 30_000;
@@ -52,8 +52,18 @@ struct Wanted<'a> {
 }
 
 impl Coordinator {
-    pub(super) fn on_console(&mut self, now: Instant, user: &UserName, request: ConsoleRequest) {
-        if let Some(answered) = self.record.answers.iter().find(|answered| answered.id == request.id) {
+    pub(super) fn on_console(&mut self, now: Instant, user: &UserName, key: KeyId, request: ConsoleRequest) {
+        let digest = request.digest();
+        let same = |answered: &&Answered| answered.key == key && answered.id == request.id;
+        if let Some(answered) = self.record.answers.iter().find(same) {
+            if answered.digest != digest {
+                let reply =
+                    Reply::refused("id-reused", format_args!("this id was another request's; ask under a new one"));
+                let detail = Text::format(format_args!("{user}: {} ({})", reply.text, reply.code));
+                self.tell(now, CoordinatorEventKind::Refused, None, None, detail);
+                let code = Text::cut(reply.code);
+                return self.respond(user, &request.id, reply, code);
+            }
             let reply = Reply {
                 status: answered.status,
                 code: "",
@@ -65,8 +75,20 @@ impl Coordinator {
             self.respond(user, &request.id, reply, code);
             return;
         }
+        if request.nonce != self.nonce {
+            // recorded and played again, or made before this session began: who asks in earnest asks for this one
+            let text = format_args!("the coordinator has begun another session since; ask again with what it says now");
+            let reply = Reply::refused("stale-nonce", text);
+            let code = Text::cut(reply.code);
+            return self.respond(user, &request.id, reply, code);
+        }
         if self.knows_too_little(now) {
             return;
+        }
+        if request.mode == Mode::Execute && self.record.make_room() == Room::Full {
+            let reply = Reply::refused("busy", format_args!("too many requests in one session; ask again in a moment"));
+            let code = Text::cut(reply.code);
+            return self.respond(user, &request.id, reply, code);
         }
         let reply = match &request.ask {
             Ask::Operation { kind, node, version, force } => {
@@ -98,8 +120,11 @@ impl Coordinator {
         let code = Text::cut(reply.code);
         // a dry run changes nothing and may be asked again
         if request.mode == Mode::Execute {
-            self.record.remember(Answered {
+            self.record.answers.push(Answered {
                 id: request.id.clone(),
+                key,
+                session: self.record.session,
+                digest,
                 status: reply.status,
                 code: code.clone(),
                 text: reply.text.clone(),
@@ -460,6 +485,12 @@ impl Coordinator {
             return;
         }
         let id: OperationId = request.id.clone().into();
+        let wish = self.record.wishes.iter().find(|wish| wish.node == *node && wish.id == request.id);
+        let known = wish.is_some();
+        if wish.is_some_and(|wish| wish.digest != request.digest()) {
+            let detail = Text::format(format_args!("{node}: {} was another wish's id (id-reused)", request.id));
+            return self.tell(now, CoordinatorEventKind::Refused, None, Some(node), detail);
+        }
         if let Some(held) = self.record.operations.iter().find(|operation| operation.id == id) {
             if held.node.as_ref() != Some(node) {
                 return; // another node's
@@ -470,13 +501,19 @@ impl Coordinator {
                 Want::PowerOff | Want::Reboot if held.phase.is_final() => Answer::Go,
                 Want::PowerOff | Want::Reboot => Answer::Wait,
             };
-            return self.answer(node, &request.id, answer);
+            return self.answer(node, request, answer);
         }
-        if self.record.ended.contains(&id) {
-            return self.answer(node, &request.id, Answer::Go);
+        if known || self.record.ended.contains(&id) {
+            return self.answer(node, request, Answer::Go);
         }
-        if self.knows_too_little(now) {
+        if request.nonce.as_ref() != Some(&self.nonce) {
+            // recorded and played again, or the node has not heard of us yet: our state tells it, and it asks again
+            self.told.forget_state();
             return;
+        }
+        let ended = self.state_of(node).is_some_and(|state| state.nonce != request.session);
+        if ended || self.knows_too_little(now) || self.record.make_room() == Room::Full {
+            return; // it asks again, if it still wants it
         }
         let target = self.plan_node(node);
         let is_master = *node == self.config.master;
@@ -485,7 +522,7 @@ impl Coordinator {
             (Want::PowerOff, true) => {
                 // a shutdown that runs comes to the master last and hurries it then
                 if self.record.active_exclusive().is_some_and(|active| active.kind == OperationKind::Shutdown) {
-                    return self.answer(node, &request.id, Answer::Wait);
+                    return self.answer(node, request, Answer::Wait);
                 }
                 self.pause(now);
                 let workers = self.workers();
@@ -501,15 +538,17 @@ impl Coordinator {
             (Want::Leave, false) => {
                 // it waits and asks again
                 if self.in_the_way(OperationKind::NodeLeave).is_some() {
-                    return self.answer(node, &request.id, Answer::Wait);
+                    return self.answer(node, request, Answer::Wait);
                 }
                 (OperationKind::NodeLeave, Scope::Exclusive, plan::local(&target, Want::Leave))
             }
         };
         match request.want {
-            Want::Leave => self.answer(node, &request.id, Answer::Go),
-            Want::PowerOff | Want::Reboot => self.answer(node, &request.id, Answer::Wait),
+            Want::Leave => self.answer(node, request, Answer::Go),
+            Want::PowerOff | Want::Reboot => self.answer(node, request, Answer::Wait),
         }
+        let (session, digest) = (self.record.session, request.digest());
+        self.record.wishes.push(Wish { id: request.id.clone(), node: node.clone(), session, digest });
         if scope == Scope::Local {
             self.hold_slot_if_inside(node);
         }
@@ -537,7 +576,8 @@ impl Coordinator {
     }
 
     /// Sent once for each time that the node asks; the node's ring makes a repeat harmless.
-    fn answer(&mut self, node: &NodeName, request: &RequestId, answer: Answer) {
+    fn answer(&mut self, node: &NodeName, asked: &NodeRequest, answer: Answer) {
+        let request = &asked.id;
         let suffix = match answer {
             Answer::Wait => "wait",
             Answer::Go => "go",
@@ -550,12 +590,14 @@ impl Coordinator {
         let Ok(id) = id.parse() else { return };
         let command = Command {
             id,
+            nonce: asked.session.clone(),
             term: self.record.term,
+            session: self.record.session,
             operation: None,
             expires_ms: ANSWER_MS,
             verb: Verb::Answer { request: request.clone(), answer },
         };
-        self.out.push(Action::Command { node: node.clone(), command: Box::new(command) });
+        self.out.push(Action::Command { node: node.clone(), command: Box::new(command), secret: None });
     }
 }
 

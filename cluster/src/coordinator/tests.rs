@@ -1,10 +1,10 @@
 use super::*;
-use crate::kube::KubeNode;
+use crate::kube::{JoinCredential, KubeNode};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
-use beehive_mqtt::command::{Answer, JoinCredential, Verb, VerbName};
+use beehive_mqtt::command::{Answer, Verb, VerbName};
 use beehive_mqtt::console::{Ask, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{Membership, OperationKind, StepKind, StepState};
 use beehive_mqtt::node::{CommandStatus, EngineRun, EngineState, LastShutdown, ShutdownOutcome, Want};
@@ -37,11 +37,17 @@ struct Desk {
     /// What was begun, in order.
     log: Vec<String>,
     asked: u32,
+    sessions: u32,
+    /// Whether a new session is made when one is asked for.
+    renews: bool,
     /// Nodes that answer nothing.
     deaf: BTreeSet<NodeName>,
     max_unavailable: u16,
     destruction: Destruction,
 }
+
+/// The user's.
+const KEY: KeyId = KeyId([2; 8]);
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
@@ -49,6 +55,10 @@ fn name(text: &str) -> NodeName {
 
 fn boot(node: &NodeName, boots: u32) -> BootId {
     format!("{node}-boot-{boots}").parse().unwrap()
+}
+
+fn session(node: &NodeName, start: u32) -> Nonce {
+    format!("{}-{start}", &node.as_str()[..1]).parse().unwrap()
 }
 
 impl Desk {
@@ -69,6 +79,7 @@ impl Desk {
         let (core, _) = Coordinator::start(
             Instant::from_ms(0),
             Self::config(workers, 1, Destruction::Allowed),
+            FirstSession { term: 1, nonce: "c-0".parse().unwrap() },
             CoordinatorRecord::default(),
         );
         let mut desk = Self {
@@ -83,6 +94,8 @@ impl Desk {
             last: Vec::new(),
             log: Vec::new(),
             asked: 0,
+            sessions: 0,
+            renews: true,
             deaf: BTreeSet::new(),
             max_unavailable: 1,
             destruction: Destruction::Allowed,
@@ -119,9 +132,11 @@ impl Desk {
             self.nodes.keys().filter(|node| **node != name("m")).map(|node| node.to_string()).collect();
         let workers: Vec<&str> = workers.iter().map(String::as_str).collect();
         let config = Self::config(&workers, self.max_unavailable, self.destruction);
+        self.sessions += 1;
+        let first = FirstSession { term: 1, nonce: format!("c-{}", self.sessions).parse().unwrap() };
         self.commands.clear();
         self.works.clear();
-        let (core, actions) = Coordinator::start(Instant::from_ms(self.now), config, self.stored.clone());
+        let (core, actions) = Coordinator::start(Instant::from_ms(self.now), config, first, self.stored.clone());
         self.core = core;
         self.take(actions);
     }
@@ -133,13 +148,14 @@ impl Desk {
 
     fn take(&mut self, actions: Vec<Action>) {
         self.last = actions.clone();
+        let renews = actions.contains(&Action::NewSession);
         for (index, action) in actions.into_iter().enumerate() {
             match action {
                 Action::Store(record) => {
                     assert_eq!(index, 0, "storing comes first");
                     self.stored = *record;
                 }
-                Action::Command { node, command } => {
+                Action::Command { node, command, .. } => {
                     let sent = (node, *command);
                     if !self.commands.iter().any(|held| held.1.id == sent.1.id) {
                         self.log.push(format!("{} {}", sent.1.verb.name(), sent.0));
@@ -162,17 +178,29 @@ impl Desk {
                 | Action::Operation(_)
                 | Action::OperationNode(_)
                 | Action::Clear(_)
-                | Action::Tell(_) => {}
+                | Action::Tell(_)
+                | Action::NewSession => {}
             }
+        }
+        if renews && self.renews {
+            self.sessions += 1;
+            let nonce = format!("c-{}", self.sessions).parse().unwrap();
+            self.step(Event::Session(nonce));
         }
     }
 
     fn speak(&mut self, node: &NodeName) {
-        let played = self.nodes.get_mut(node).unwrap();
-        played.revision += 1;
-        let played = played.clone();
+        self.nodes.get_mut(node).unwrap().revision += 1;
+        let state = self.state_of(node.as_str());
+        self.step(Event::State { node: node.clone(), state: Box::new(state) });
+    }
+
+    /// What a node would say now.
+    fn state_of(&self, node: &str) -> NodeState {
+        let node = &name(node);
+        let played = self.nodes[node].clone();
         let running = played.cluster.is_some() && played.online;
-        let state = NodeState {
+        NodeState {
             lifecycle: played.lifecycle,
             power: played.power,
             goal: None,
@@ -181,6 +209,8 @@ impl Desk {
             boot: boot(node, played.boots),
             start: played.start,
             revision: played.revision,
+            nonce: session(node, played.start),
+            heard: Some(self.core.session()),
             engine: EngineState {
                 cluster: played.cluster,
                 run: if running { EngineRun::Running } else { EngineRun::Stopped },
@@ -191,8 +221,7 @@ impl Desk {
                 reason: Text::cut("command"),
                 outcome: if played.orderly { ShutdownOutcome::Orderly } else { ShutdownOutcome::Interrupted },
             }),
-        };
-        self.step(Event::State { node: node.clone(), state: Box::new(state) });
+        }
     }
 
     fn presence(&mut self, node: &NodeName, status: Connection) {
@@ -276,8 +305,8 @@ impl Desk {
     }
 
     fn ask_as(&mut self, id: RequestId, ask: Ask, mode: Mode) -> ConsoleResponse {
-        let request = ConsoleRequest { id, mode, ask };
-        self.step(Event::Console { user: "ops".parse().unwrap(), request });
+        let request = ConsoleRequest { id, nonce: self.core.session().nonce, mode, ask };
+        self.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request });
         self.answers.pop().unwrap()
     }
 
@@ -303,6 +332,8 @@ impl Desk {
             deadline_ms: 120_000,
             reason: Text::cut("button"),
             boot: boot(&name(node), self.nodes[&name(node)].boots),
+            session: session(&name(node), self.nodes[&name(node)].start),
+            nonce: Some(self.core.session().nonce),
         };
         self.step(Event::Request { node: name(node), request });
     }
@@ -325,6 +356,7 @@ impl Desk {
             code: Text::cut(code),
             reason: Text::new(),
             boot: boot(node, self.nodes[node].boots),
+            nonce: session(node, self.nodes[node].start),
         };
         self.step(Event::Result { node: node.clone(), result });
     }
@@ -353,7 +385,9 @@ impl Desk {
             }
             KubeWork::Drain { .. } => {}
             KubeWork::DeleteNode(node) => self.view.nodes.retain(|held| held.node != *node),
-            KubeWork::MintCredential { .. } => outcome = Ok(KubeDone::Credential(JoinCredential::new("secret"))),
+            KubeWork::MintCredential { .. } => {
+                outcome = Ok(KubeDone::Credential(JoinCredential::new("hunter2").unwrap()))
+            }
         }
         self.look();
         self.step(Event::KubeEnded { token, outcome });
@@ -483,7 +517,7 @@ fn what_is_stored_and_reported_never_holds_a_credential() {
     let mut desk = Desk::new(&["a"]);
     desk.run(OperationKind::Create, None);
     while !desk.log.contains(&"join a".to_string()) {
-        assert!(!format!("{:?}", desk.stored).contains("secret"));
+        assert!(!format!("{:?}", desk.stored).contains("hunter2"));
         if let Some((token, work)) = desk.works.pop() {
             desk.kube_does(token, &work);
         } else {
@@ -491,7 +525,7 @@ fn what_is_stored_and_reported_never_holds_a_credential() {
             desk.obey(&node, &command);
         }
     }
-    assert!(!format!("{:?} {:?}", desk.last, desk.core).contains("secret"));
+    assert!(!format!("{:?} {:?}", desk.last, desk.core).contains("hunter2"));
 }
 
 #[test]
@@ -856,6 +890,176 @@ fn the_same_request_begins_once_however_often_it_comes() {
 }
 
 #[test]
+fn what_names_another_session_begins_nothing() {
+    let mut desk = Desk::new(&["a"]);
+    let ask = || Desk::want(OperationKind::Create, None, Force::No);
+    let of = |nonce: &str| ConsoleRequest {
+        id: "r-x".parse().unwrap(),
+        nonce: nonce.parse().unwrap(),
+        mode: Mode::Execute,
+        ask: ask(),
+    };
+    let console = |desk: &mut Desk, request: ConsoleRequest| {
+        desk.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request });
+        desk.answers.pop().unwrap()
+    };
+    let stale = console(&mut desk, of("another"));
+    assert_eq!((stale.status, stale.code.as_str()), (ResponseStatus::Refused, "stale-nonce"));
+    assert!(desk.stored.operations.is_empty());
+    // signed again for this session, the same id begins
+    let session = desk.core.session().nonce;
+    assert_eq!(console(&mut desk, of(session.as_str())).status, ResponseStatus::Started);
+    // a repeat is answered whatever it names
+    assert_eq!(console(&mut desk, of("another")).status, ResponseStatus::Started);
+    // the same id with another wish is no repeat
+    let other = ConsoleRequest { ask: Desk::want(OperationKind::Reset, None, Force::Yes), ..of(session.as_str()) };
+    let reused = console(&mut desk, other.clone());
+    assert_eq!((reused.status, reused.code.as_str()), (ResponseStatus::Refused, "id-reused"));
+    // and another key's request of that id is another request, which this operation excludes
+    desk.step(Event::Console { user: "eve".parse().unwrap(), key: KeyId([9; 8]), request: other });
+    assert_eq!(desk.answers.pop().unwrap().status, ResponseStatus::Unchanged);
+    assert_eq!(desk.stored.operations.len(), 1);
+}
+
+#[test]
+fn a_session_is_renewed_before_its_memory_is_full_and_never_forgets() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.renews = false;
+    let first = desk.core.session();
+    let mut ids = Vec::new();
+    while desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str() != "busy" {
+        ids.push(format!("r-{}", desk.asked));
+        assert!(ids.len() <= ANSWERS);
+    }
+    // nothing of this session makes room, so nothing new is taken; what was taken is still known
+    assert_eq!(desk.stored.answers.len(), ANSWERS);
+    let wish = Desk::want(OperationKind::NodeUncordon, Some("a"), Force::No);
+    let again = desk.ask_as(ids[0].parse().unwrap(), wish.clone(), Mode::Execute);
+    assert_eq!(again.status, ResponseStatus::Unchanged);
+    desk.step(Event::Session("c-next".parse().unwrap()));
+    assert_eq!(desk.core.session().number, first.number + 1);
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Unchanged);
+    // what has left the memory names a session that is over
+    let request = ConsoleRequest { id: "r-1".parse().unwrap(), nonce: first.nonce, mode: Mode::Execute, ask: wish };
+    desk.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request });
+    assert_eq!(desk.answers.pop().unwrap().code.as_str(), "stale-nonce");
+}
+
+#[test]
+fn a_state_of_another_time_proves_nothing() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let blank = Played { cluster: None, lifecycle: Lifecycle::Blank, ..desk.nodes[&name("a")].clone() };
+    desk.nodes.insert(name("a"), blank);
+    let ours = desk.core.session();
+    for heard in [
+        None,
+        Some(Session { number: ours.number - 1, ..ours.clone() }),
+        Some(Session { term: ours.term + 1, ..ours.clone() }),
+    ] {
+        let before = desk.membership("a");
+        let state = NodeState { heard, revision: 99, ..desk.state_of("a") };
+        desk.step(Event::State { node: name("a"), state: Box::new(state) });
+        assert_eq!((desk.membership("a"), before), (Membership::Ready, Membership::Ready));
+    }
+    desk.speak(&name("a"));
+    assert_eq!(desk.membership("a"), Membership::Blank, "of this session it counts");
+}
+
+#[test]
+fn a_command_keeps_the_session_of_its_first_sending() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.deaf.insert(name("a"));
+    desk.ask(Desk::want(OperationKind::NodeIdentify, Some("a"), Force::No), Mode::Execute);
+    let first = desk.command(VerbName::Identify, "a");
+    // its agent starts again: another session
+    desk.nodes.get_mut(&name("a")).unwrap().start += 1;
+    desk.speak(&name("a"));
+    desk.pass(SEND_AGAIN_MS + 1);
+    let again = desk.command(VerbName::Identify, "a");
+    assert_eq!((&again.id, &again.nonce), (&first.id, &first.nonce));
+    // also after a restart of the coordinator
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    desk.pass(SEND_AGAIN_MS + 1);
+    let again = desk.command(VerbName::Identify, "a");
+    assert_eq!((&again.id, &again.nonce), (&first.id, &first.nonce));
+    assert!(again.session > first.session);
+    // the node says that it never ran and never will: another attempt for the session that it is in
+    desk.result(&name("a"), &again, CommandStatus::Rejected, "stale-nonce");
+    desk.pass(RETRY_MS + 1);
+    let next = desk.command(VerbName::Identify, "a");
+    assert_ne!(next.id, first.id);
+    assert_eq!(next.nonce, session(&name("a"), desk.nodes[&name("a")].start));
+}
+
+#[test]
+fn a_coordinator_from_an_old_backup_calls_off_what_it_had_under_way() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Rebuild, None);
+    let backup = desk.stored.clone();
+    assert!(backup.active_exclusive().is_some());
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    desk.restart();
+    let lived = desk.core.session();
+    // months later somebody copies the old file back
+    desk.stored = backup;
+    desk.restart();
+    let (number, before) = (desk.core.session().number, desk.log.len());
+    assert!(number <= lived.number);
+    let state = NodeState { heard: Some(lived.clone()), revision: 999, ..desk.state_of("a") };
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
+    assert!(desk.core.session().number > lived.number, "a session that nobody has heard of yet");
+    assert!(desk.stored.active_exclusive().is_none(), "{:?}", desk.stored.operations);
+    assert!(matches!(desk.phase(), OperationPhase::Failed | OperationPhase::Aborted | OperationPhase::PartlyDone));
+    desk.all_speak();
+    desk.look();
+    desk.settle();
+    let begun: Vec<_> = desk.log[before..].iter().filter(|what| what.contains("reset")).collect();
+    assert!(begun.is_empty(), "{begun:?}");
+    // a node that lies cannot push the number to its end
+    let lie = Session { number: u64::MAX, ..desk.core.session() };
+    let state = NodeState { heard: Some(lie), revision: 1_000, ..desk.state_of("a") };
+    let ours = desk.core.session();
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
+    assert_eq!(desk.core.session(), ours);
+}
+
+#[test]
+fn a_wish_of_another_session_is_not_taken_up() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let wish = |desk: &Desk, id: &str, nonce: Option<Nonce>, session: Nonce| NodeRequest {
+        id: id.parse().unwrap(),
+        want: Want::PowerOff,
+        deadline_ms: 1_000,
+        reason: Text::cut("button"),
+        boot: boot(&name("a"), desk.nodes[&name("a")].boots),
+        session,
+        nonce,
+    };
+    let now = session(&name("a"), desk.nodes[&name("a")].start);
+    let ours = desk.core.session().nonce;
+    let count = desk.stored.operations.len();
+    for request in [
+        wish(&desk, "n-1", None, now.clone()),
+        wish(&desk, "n-1", Some("old".parse().unwrap()), now.clone()),
+        wish(&desk, "n-1", Some(ours.clone()), "another".parse().unwrap()),
+    ] {
+        desk.step(Event::Request { node: name("a"), request });
+        assert_eq!(desk.stored.operations.len(), count);
+        assert!(desk.answered("a").is_empty());
+    }
+    let request = wish(&desk, "n-1", Some(ours.clone()), now.clone());
+    desk.step(Event::Request { node: name("a"), request: request.clone() });
+    assert_eq!(desk.stored.operations.len(), count + 1);
+    let answers = desk.answered("a").len();
+    // the same id with another wish
+    desk.step(Event::Request { node: name("a"), request: NodeRequest { want: Want::Leave, ..request } });
+    assert_eq!((desk.stored.operations.len(), desk.answered("a").len()), (count + 1, answers));
+}
+
+#[test]
 fn a_dry_run_changes_nothing() {
     let mut desk = Desk::with_cluster(&["a"]);
     let before = desk.stored.clone();
@@ -895,11 +1099,12 @@ fn nothing_is_planned_from_ignorance() {
     desk.speak(&name("m"));
     let request = ConsoleRequest {
         id: "r-x".parse().unwrap(),
+        nonce: desk.core.session().nonce,
         mode: Mode::Execute,
         ask: Desk::want(OperationKind::NodeDrain, Some("a"), Force::No),
     };
     let ask = |desk: &mut Desk| {
-        desk.step(Event::Console { user: "ops".parse().unwrap(), request: request.clone() });
+        desk.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request: request.clone() });
         desk.answers.pop().map(|answer| answer.status)
     };
     assert_eq!(ask(&mut desk), None);
@@ -1310,8 +1515,8 @@ fn what_could_not_be_stored_is_stored_before_anything_else() {
     let id: RequestId = "r-x".parse().unwrap();
     let ask = Desk::want(OperationKind::NodeDrain, Some("a"), Force::No);
     let now = Instant::from_ms(desk.now);
-    let request = ConsoleRequest { id, mode: Mode::Execute, ask };
-    let actions = desk.core.step(now, Event::Console { user: "ops".parse().unwrap(), request });
+    let request = ConsoleRequest { id, nonce: desk.core.session().nonce, mode: Mode::Execute, ask };
+    let actions = desk.core.step(now, Event::Console { user: "ops".parse().unwrap(), key: KEY, request });
     assert!(matches!(actions[0], Action::Store(_)));
     let asked = |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Kube { .. })).count();
     assert_eq!(asked(&actions), 1);

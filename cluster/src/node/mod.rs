@@ -2,7 +2,8 @@
 //! events; what is to be done comes back as actions.
 //!
 //! A command goes *accepted → running → result*. It is stored as accepted before anything is done, a repeat is answered
-//! from the ring, and an id never runs twice. After a restart in the middle the outcome is `succeeded` if the state shows
+//! from the ring, and an id never runs twice: a sender's id with other content is refused, one that is not in the ring runs
+//! only in the session that it names, and what leaves the ring is of an ended session. After a restart in the middle the outcome is `succeeded` if the state shows
 //! it, else `interrupted`.
 //!
 //! A node has no access to Kubernetes. Before it goes off, restarts or leaves, it asks the coordinator (`n/<node>/request`)
@@ -10,17 +11,18 @@
 
 mod record;
 
-pub use record::{NodeRecord, RING, Remembered, Started, StoredShutdown};
+pub use record::{NodeRecord, RING, ROTATE_AT, Remembered, RingFull, Started, StoredShutdown};
 
 use crate::{Destruction, Instant};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use beehive_mqtt::command::{Answer, Command, JoinCredential, Verb, VerbName};
+use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
+use beehive_mqtt::coordinator::Session;
 use beehive_mqtt::node::{
     CommandResult, CommandStatus, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest,
     PowerGoal, PowerPhase, Role, Running, ShutdownOutcome, Want,
 };
-use beehive_mqtt::{BootId, ClusterId, CommandId, RequestId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, RequestId, Text};
 use core::fmt::Write;
 
 /// How often a request is repeated until the coordinator has answered.
@@ -49,6 +51,10 @@ pub struct NodeConfig {
     pub destruction: Destruction,
     /// This boot.
     pub boot: BootId,
+    /// The first session: random, and never used before.
+    pub nonce: Nonce,
+    /// The term that the crew's manifest grants.
+    pub term: u64,
 }
 
 /// A press of the button, once it is known what it was.
@@ -88,8 +94,19 @@ pub enum EngineOutcome {
 /// What happens to a node.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A command arrived. Retained ones never get here.
-    Command(Box<Command>),
+    /// A command arrived, and its signature is the coordinator's. Retained ones never get here.
+    Command {
+        /// The key that signed it.
+        key: KeyId,
+        /// What.
+        command: Box<Command>,
+    },
+    /// The coordinator's state arrived, signed: it is in this session.
+    Coordinator(Session),
+    /// The crew's manifest grants this term.
+    Term(u64),
+    /// A new session, as [`Action::NewSession`] wanted: random, and never used before.
+    Session(Nonce),
     /// The button went down, whatever it will become.
     ButtonDown,
     /// The button's gesture is known.
@@ -147,8 +164,12 @@ pub enum EngineTask {
         server: Text<128>,
         /// The version; empty means the one that is installed.
         version: Text<32>,
-        /// What lets it in.
-        credential: JoinCredential,
+        /// What lets it in, sealed to this node.
+        credential: SealedCredential,
+        /// The command, to which the credential is bound.
+        command: CommandId,
+        /// Its operation.
+        operation: Option<OperationId>,
     },
     /// Stop.
     Stop,
@@ -223,6 +244,8 @@ pub enum Action {
     },
     /// Show the status on the LED.
     ShowStatus,
+    /// Make a new session and say so with [`Event::Session`].
+    NewSession,
 }
 
 /// A press that has begun.
@@ -284,9 +307,18 @@ pub struct NodeCore {
     next_token: u64,
     engine_cluster: Option<ClusterId>,
     engine_run: EngineRun,
+    nonce: Nonce,
+    renewal: Renewal,
     unsaved: Unsaved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
     behind: Vec<Action>,
+}
+
+/// Whether a new session was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    No,
+    Asked,
 }
 
 /// Whether the record in memory is ahead of the one on the card.
@@ -304,6 +336,8 @@ impl NodeCore {
     /// Starts from what was stored. The actions come first of all.
     pub fn start(now: Instant, config: NodeConfig, record: NodeRecord) -> (Self, Vec<Action>) {
         let mut core = Self {
+            nonce: config.nonce.clone(),
+            renewal: Renewal::No,
             config,
             record,
             last_shutdown: None,
@@ -322,6 +356,7 @@ impl NodeCore {
         core.report_last_shutdown(&mut actions);
         core.settle_power_command(&mut actions);
         core.record.boot = Some(core.config.boot.clone());
+        core.record.term = core.record.term.max(core.config.term);
         actions.insert(0, Action::Store(Box::new(core.record.clone())));
         let _ = now;
         (core, actions)
@@ -405,6 +440,16 @@ impl NodeCore {
         self.record.running.as_ref().map(|started| Running { id: started.id.clone(), verb: started.verb })
     }
 
+    /// The present session; commands name it.
+    pub fn nonce(&self) -> &Nonce {
+        &self.nonce
+    }
+
+    /// The coordinator's newest session that was heard of.
+    pub fn heard(&self) -> Option<&Session> {
+        self.record.heard.as_ref()
+    }
+
     /// How the last shutdown went.
     pub fn last_shutdown(&self) -> Option<&LastShutdown> {
         self.last_shutdown.as_ref()
@@ -429,6 +474,8 @@ impl NodeCore {
     /// lost (the engine's work, a restart) follows then. A press works meanwhile: it rests on nothing that is stored.
     pub fn store_failed(&mut self, now: Instant) {
         let held = core::mem::take(&mut self.behind);
+        // it may have been among what was dropped
+        self.renewal = Renewal::No;
         self.unsaved = Unsaved::Yes { held, again_at: now.plus_ms(STORE_AGAIN_MS) };
     }
 
@@ -437,9 +484,15 @@ impl NodeCore {
         let before = self.record.clone();
         let mut actions = Vec::new();
         // even a repeat's answer tells what the card should know
-        let mut rests = matches!(event, Event::Command(_));
+        let mut rests = matches!(event, Event::Command { .. });
         match event {
-            Event::Command(command) => self.command(now, *command, &mut actions),
+            Event::Command { key, command } => self.command(now, key, *command, &mut actions),
+            Event::Coordinator(session) => self.hear(session),
+            Event::Term(term) => self.record.term = self.record.term.max(term),
+            Event::Session(nonce) => {
+                self.nonce = nonce;
+                self.renewal = Renewal::No;
+            }
             Event::ButtonDown => self.button_down(now, &mut actions),
             Event::Press(press) => self.press(now, press, &mut actions),
             Event::Power { phase, goal, reason } => self.power(phase, goal, reason),
@@ -457,6 +510,10 @@ impl NodeCore {
                 actions.push(Action::Tell(NodeEventKind::Lifecycle, Text::cut(lifecycle_word(self.record.lifecycle))));
             }
             rests = true;
+        }
+        if self.record.of_session(&self.nonce) >= ROTATE_AT && self.renewal == Renewal::No {
+            self.renewal = Renewal::Asked;
+            actions.push(Action::NewSession);
         }
         let changed = self.record != before;
         self.behind_the_store(changed.then_some(Changed), rests.then_some(Rests), actions)
@@ -488,7 +545,8 @@ impl NodeCore {
             | Action::Tell(..)
             | Action::CancelPower
             | Action::Identify { .. }
-            | Action::ShowStatus => false,
+            | Action::ShowStatus
+            | Action::NewSession => false,
         };
         let store = Action::Store(Box::new(self.record.clone()));
         let (first, last) = match rests {
@@ -502,10 +560,28 @@ impl NodeCore {
 
     // ---- commands
 
-    fn command(&mut self, now: Instant, command: Command, actions: &mut Vec<Action>) {
+    /// The coordinator's session: the highest counts. One of the same number with another nonce, or of a lower one, is that
+    /// of a coordinator that was restored from an old backup, or a message that somebody kept; what this node says of the
+    /// session that it has heard shows the coordinator so.
+    fn hear(&mut self, session: Session) {
+        let order = |session: &Session| (session.term, session.number);
+        let newer = self.record.heard.as_ref().is_none_or(|heard| order(&session) > order(heard));
+        if newer && session.term >= self.record.term {
+            self.record.term = session.term;
+            self.record.heard = Some(session);
+        }
+    }
+
+    fn command(&mut self, now: Instant, key: KeyId, command: Command, actions: &mut Vec<Action>) {
         let name = command.verb.name();
-        if let Some(entry) = self.record.remembered(&command.id) {
+        let digest = command.digest();
+        if let Some(entry) = self.record.remembered(key, &command.id) {
             let entry = entry.clone();
+            if entry.digest != digest {
+                let reason = Text::cut("this id was another command's");
+                self.refuse(&command, "id-reused", reason, actions);
+                return;
+            }
             match command.verb {
                 // says each time that the coordinator is alive; hearing it twice does nothing twice
                 Verb::Answer { request, answer: Answer::Wait } => {
@@ -522,7 +598,19 @@ impl NodeCore {
                 | Verb::PowerOff
                 | Verb::Identify { .. } => {}
             }
-            actions.push(self.result(&entry));
+            actions.push(self.result(&entry.id, entry.verb, entry.status, &entry.code, &entry.reason));
+            return;
+        }
+        if command.nonce != self.nonce {
+            // recorded and played again, or long under way: whoever sent it in earnest sends another
+            let reason = Text::cut("it was meant for another session of this node");
+            actions.push(self.result(&command.id, name, CommandStatus::Rejected, &Text::cut("stale-nonce"), &reason));
+            return;
+        }
+        let heard = self.record.heard.as_ref().filter(|heard| heard.term == command.term).map(|heard| heard.number);
+        if heard.is_some_and(|heard| command.session < heard) {
+            let reason = Text::cut("the coordinator has begun another session since");
+            actions.push(self.result(&command.id, name, CommandStatus::Rejected, &Text::cut("old-session"), &reason));
             return;
         }
         if command.term < self.record.term {
@@ -534,7 +622,28 @@ impl NodeCore {
         self.record.term = command.term;
         // what this Pi's own button asked for is no stranger's wish
         let own_wish = command.operation.is_some() && command.operation == self.record.leaving;
+        let entry = Remembered {
+            id: command.id.clone(),
+            key,
+            nonce: self.nonce.clone(),
+            digest,
+            verb: name,
+            status: CommandStatus::Accepted,
+            code: Text::new(),
+            reason: Text::new(),
+        };
+        if let Err(RingFull) = self.record.remember(entry, &self.nonce) {
+            let reason = Text::cut("too many commands of one session; another one begins");
+            actions.push(self.result(&command.id, name, CommandStatus::Rejected, &Text::cut("busy"), &reason));
+            return;
+        }
         if name.destroys() && !own_wish && self.config.destruction == Destruction::RefusedInsecureWire {
+            self.record.settle(
+                &command.id,
+                CommandStatus::Rejected,
+                &Text::cut("insecure-wire"),
+                &Text::cut("the wire is neither signed nor encrypted"),
+            );
             self.refuse(&command, "insecure-wire", Text::cut("the wire is neither signed nor encrypted"), actions);
             return;
         }
@@ -556,7 +665,8 @@ impl NodeCore {
             }
             Verb::Join { cluster, server, version, credential } => {
                 let wanted = Some(cluster.clone());
-                let task = EngineTask::Join { cluster, server, version, credential };
+                let (id, operation) = (command.id.clone(), command.operation.clone());
+                let task = EngineTask::Join { cluster, server, version, credential, command: id, operation };
                 self.engine_command(now, &command.id, name, command.expires_ms, wanted, task, actions);
             }
             Verb::Stop => {
@@ -669,7 +779,7 @@ impl NodeCore {
             NodeEventKind::Refused,
             Text::format(format_args!("{name} refused ({code}): {reason}")),
         ));
-        self.settle(&command.id, name, CommandStatus::Rejected, &Text::cut(code), &reason, actions);
+        actions.push(self.result(&command.id, name, CommandStatus::Rejected, &Text::cut(code), &reason));
     }
 
     /// Remembers how far a command is and publishes it.
@@ -682,19 +792,26 @@ impl NodeCore {
         reason: &Text<160>,
         actions: &mut Vec<Action>,
     ) {
-        let entry = Remembered { id: id.clone(), verb, status, code: code.clone(), reason: reason.clone() };
-        actions.push(self.result(&entry));
-        self.record.remember(entry);
+        actions.push(self.result(id, verb, status, code, reason));
+        self.record.settle(id, status, code, reason);
     }
 
-    fn result(&self, entry: &Remembered) -> Action {
+    fn result(
+        &self,
+        id: &CommandId,
+        verb: VerbName,
+        status: CommandStatus,
+        code: &Text<32>,
+        reason: &Text<160>,
+    ) -> Action {
         Action::Result(CommandResult {
-            id: entry.id.clone(),
-            verb: entry.verb,
-            status: entry.status,
-            code: entry.code.clone(),
-            reason: entry.reason.clone(),
+            id: id.clone(),
+            verb,
+            status,
+            code: code.clone(),
+            reason: reason.clone(),
             boot: self.config.boot.clone(),
+            nonce: self.nonce.clone(),
         })
     }
 
@@ -960,7 +1077,15 @@ impl NodeCore {
             Purpose::Power => {}
             Purpose::Leave => self.record.leaving = Some(id.clone().into()),
         }
-        let request = NodeRequest { id, want, deadline_ms, reason, boot: self.config.boot.clone() };
+        let request = NodeRequest {
+            id,
+            want,
+            deadline_ms,
+            reason,
+            boot: self.config.boot.clone(),
+            session: self.nonce.clone(),
+            nonce: self.heard().map(|heard| heard.nonce.clone()),
+        };
         actions.push(Action::Request(request.clone()));
         self.pending = Some(Pending {
             request,
@@ -1007,6 +1132,7 @@ impl NodeCore {
                 self.after_work(verb, Ended::Badly);
             }
         }
+        let heard = self.heard().map(|heard| heard.nonce.clone());
         let Some(pending) = self.pending.as_mut() else { return };
         if now >= pending.until {
             let purpose = pending.purpose;
@@ -1025,6 +1151,8 @@ impl NodeCore {
         } else if now >= pending.ask_at {
             pending.ask_at = now.plus_ms(pending.every_ms);
             pending.request.deadline_ms = pending.until.since_ms(now);
+            pending.request.session = self.nonce.clone();
+            pending.request.nonce = heard;
             actions.push(Action::Request(pending.request.clone()));
         }
     }

@@ -2,19 +2,31 @@
 
 use alloc::vec::Vec;
 use beehive_mqtt::command::VerbName;
+use beehive_mqtt::coordinator::Session;
 use beehive_mqtt::node::{CommandStatus, Lifecycle, PowerGoal, PowerPhase};
-use beehive_mqtt::{BootId, ClusterId, CommandId, OperationId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, Digest, KeyId, Nonce, OperationId, Text};
 use serde::{Deserialize, Serialize};
 
 /// How many commands a node remembers. The coordinator has one command at a time under way to a node and asks again for
-/// seconds, not for days, so this covers many operations; an entry is about 300 bytes on the card.
+/// seconds, not for days, so this covers many operations; an entry is about 400 bytes on the card. Only what an ended
+/// session left makes room.
 pub const RING: usize = 32;
+
+/// With so many commands of one session in the ring it is time for a new one: then they may make room, and what is still
+/// under way under the old one never runs.
+pub const ROTATE_AT: usize = RING * 3 / 4;
 
 /// A command that was seen, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The command.
     pub id: CommandId,
+    /// Who sent it.
+    pub key: KeyId,
+    /// The session in which it arrived.
+    pub nonce: Nonce,
+    /// What it asked.
+    pub digest: Digest,
     /// What it was.
     pub verb: VerbName,
     /// How far it is.
@@ -56,6 +68,9 @@ pub struct NodeRecord {
     pub boot: Option<BootId>,
     /// The highest coordinator's term seen.
     pub term: u64,
+    /// The coordinator's newest session that was heard of.
+    #[serde(default)]
+    pub heard: Option<Session>,
     /// Where the node is in its life with the cluster.
     pub lifecycle: Lifecycle,
     /// How many requests this node has made; part of their ids.
@@ -76,6 +91,7 @@ impl Default for NodeRecord {
         Self {
             boot: None,
             term: 0,
+            heard: None,
             lifecycle: Lifecycle::Blank,
             requests: 0,
             leaving: None,
@@ -87,21 +103,41 @@ impl Default for NodeRecord {
 }
 
 impl NodeRecord {
-    /// What is remembered of a command.
-    pub fn remembered(&self, id: &CommandId) -> Option<&Remembered> {
-        self.ring.iter().find(|entry| entry.id == *id)
+    /// What is remembered of a command of this sender.
+    pub fn remembered(&self, key: KeyId, id: &CommandId) -> Option<&Remembered> {
+        self.ring.iter().find(|entry| entry.key == key && entry.id == *id)
     }
 
-    /// Remembers a command, or what has become of it. The oldest ended one makes room.
-    pub fn remember(&mut self, entry: Remembered) {
-        if let Some(held) = self.ring.iter_mut().find(|held| held.id == entry.id) {
-            *held = entry;
-            return;
-        }
+    /// Remembers a command that is new. The oldest one that has ended and belongs to an earlier session than `present` makes
+    /// room.
+    ///
+    /// # Errors
+    /// If none does: then the command must not run, because it could not be known again.
+    pub fn remember(&mut self, entry: Remembered, present: &Nonce) -> Result<(), RingFull> {
         if self.ring.len() >= RING {
-            let oldest = self.ring.iter().position(|held| held.status.is_final()).unwrap_or(0);
-            self.ring.remove(oldest);
+            let oldest = self.ring.iter().position(|held| held.status.is_final() && held.nonce != *present);
+            self.ring.remove(oldest.ok_or(RingFull)?);
         }
         self.ring.push(entry);
+        Ok(())
+    }
+
+    /// Remembers what has become of a command.
+    pub fn settle(&mut self, id: &CommandId, status: CommandStatus, code: &Text<32>, reason: &Text<160>) {
+        // of two senders' the later one: only it can be under way
+        if let Some(held) = self.ring.iter_mut().rev().find(|held| held.id == *id) {
+            held.status = status;
+            held.code = code.clone();
+            held.reason = reason.clone();
+        }
+    }
+
+    /// How many commands of a session are in the ring.
+    pub fn of_session(&self, nonce: &Nonce) -> usize {
+        self.ring.iter().filter(|entry| entry.nonce == *nonce).count()
     }
 }
+
+/// The ring holds nothing that may make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingFull;

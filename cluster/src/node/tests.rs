@@ -1,13 +1,23 @@
 use super::*;
+use alloc::borrow::ToOwned;
 use alloc::vec;
 use beehive_mqtt::OperationId;
+
+/// The coordinator's.
+const KEY: KeyId = KeyId([1; 8]);
 
 fn now(ms: u64) -> Instant {
     Instant::from_ms(ms)
 }
 
 fn config(role: Role, boot: &str) -> NodeConfig {
-    NodeConfig { role, destruction: Destruction::Allowed, boot: boot.parse().unwrap() }
+    NodeConfig {
+        role,
+        destruction: Destruction::Allowed,
+        boot: boot.parse().unwrap(),
+        nonce: "s-1".parse().unwrap(),
+        term: 1,
+    }
 }
 
 fn engine(cluster: Option<&str>, run: EngineRun) -> EngineState {
@@ -43,13 +53,16 @@ fn command(id: &str, verb: Verb) -> Event {
 }
 
 fn command_of(id: &str, term: u64, operation: Option<&str>, verb: Verb) -> Event {
-    Event::Command(Box::new(Command {
+    let command = Command {
         id: id.parse().unwrap(),
+        nonce: "s-1".parse().unwrap(),
         term,
+        session: 1,
         operation: operation.map(|id| id.parse::<OperationId>().unwrap()),
         expires_ms: 60_000,
         verb,
-    }))
+    };
+    Event::Command { key: KEY, command: Box::new(command) }
 }
 
 fn join() -> Verb {
@@ -57,7 +70,7 @@ fn join() -> Verb {
         cluster: "c1".parse().unwrap(),
         server: Text::cut("https://m:6443"),
         version: Text::new(),
-        credential: JoinCredential::new("secret"),
+        credential: SealedCredential::new(b"secret"),
     }
 }
 
@@ -291,16 +304,114 @@ fn a_command_that_takes_too_long_is_given_up_and_its_late_end_counts_for_nothing
     assert_eq!(core.lifecycle(), Lifecycle::Member, "but the engine is where it is");
 }
 
+fn named(id: &str, nonce: &str, verb: Verb) -> Event {
+    let Event::Command { key, mut command } = command(id, verb) else { unreachable!() };
+    command.nonce = nonce.parse().unwrap();
+    Event::Command { key, command }
+}
+
+fn blink(id: usize, nonce: &str) -> Event {
+    named(&alloc::format!("c-{id}"), nonce, Verb::Identify { seconds: 1 })
+}
+
+fn renews(actions: &[Action]) -> bool {
+    actions.contains(&Action::NewSession)
+}
+
 #[test]
-fn the_ring_forgets_the_oldest_that_has_ended() {
+fn the_ring_makes_room_only_with_what_ended_sessions_left() {
     let mut core = node(blank());
     core.step(now(1), command("running", join()));
-    for number in 0..(RING + 5) {
-        core.step(now(2), command(&alloc::format!("c-{number}"), Verb::Identify { seconds: 1 }));
+    let asks: Vec<usize> = (1..RING).filter(|number| renews(&core.step(now(2), blink(*number, "s-1")))).collect();
+    assert_eq!(asks, [ROTATE_AT - 1], "once, with the running one");
+    // full of the present session: nothing more is taken, and nothing is forgotten
+    let refused = core.step(now(3), blink(RING, "s-1"));
+    assert_eq!(results(&refused), [(CommandStatus::Rejected, "busy")]);
+    assert_eq!(results(&core.step(now(3), blink(1, "s-1"))), [(CommandStatus::Succeeded, "done")]);
+    core.step(now(4), Event::Session("s-2".parse().unwrap()));
+    for number in RING..RING + ROTATE_AT - 1 {
+        assert!(!renews(&core.step(now(5), blink(number, "s-2"))));
     }
     assert_eq!(core.record().ring.len(), RING);
-    assert!(core.record().remembered(&"running".parse().unwrap()).is_some());
-    assert!(core.record().remembered(&"c-0".parse().unwrap()).is_none());
+    assert!(core.record().remembered(KEY, &"running".parse().unwrap()).is_some());
+    assert!(core.record().remembered(KEY, &"c-1".parse().unwrap()).is_none());
+    // what was forgotten names a session that is over, so it does not run again
+    assert_eq!(results(&core.step(now(6), blink(1, "s-1"))), [(CommandStatus::Rejected, "stale-nonce")]);
+    assert!(renews(&core.step(now(7), blink(99, "s-2"))));
+}
+
+#[test]
+fn a_new_session_is_asked_for_again_when_the_store_failed() {
+    let mut core = node(blank());
+    for number in 1..ROTATE_AT {
+        assert!(!renews(&core.step(now(1), blink(number, "s-1"))));
+    }
+    assert!(renews(&core.step(now(2), blink(ROTATE_AT, "s-1"))));
+    core.store_failed(now(2));
+    assert!(renews(&core.step(now(STORE_AGAIN_MS + 3), Event::Tick)));
+}
+
+#[test]
+fn an_unknown_command_runs_only_in_the_session_that_it_names() {
+    let mut core = node(blank());
+    let stale = core.step(now(1), named("c-1", "s-0", join()));
+    assert_eq!((tasks(&stale), results(&stale)), (0, vec![(CommandStatus::Rejected, "stale-nonce")]));
+    assert!(core.record().ring.is_empty(), "it was never this node's");
+    let Some(Action::Result(result)) = stale.iter().find(|action| matches!(action, Action::Result(_))) else {
+        panic!("{stale:?}")
+    };
+    assert_eq!(result.nonce.as_str(), "s-1", "the answer names the present one");
+    assert_eq!(tasks(&core.step(now(2), named("c-1", "s-1", join()))), 1);
+    // and in another one it is a repeat
+    core.step(now(3), Event::Session("s-2".parse().unwrap()));
+    let again = core.step(now(4), named("c-1", "s-1", join()));
+    assert_eq!((tasks(&again), results(&again)), (0, vec![(CommandStatus::Accepted, "accepted")]));
+}
+
+#[test]
+fn an_id_with_another_content_is_no_repeat() {
+    let mut core = node(blank());
+    core.step(now(1), command("c-1", join()));
+    let event = done(&core, member());
+    core.step(now(2), event);
+    let before = core.record().clone();
+    let reused = core.step(now(3), command("c-1", Verb::Reset));
+    assert_eq!((tasks(&reused), results(&reused)), (0, vec![(CommandStatus::Rejected, "id-reused")]));
+    assert!(reused.iter().any(|action| matches!(action, Action::Tell(NodeEventKind::Refused, _))));
+    assert_eq!(*core.record(), before);
+    // another sender's id is another id
+    let Event::Command { command, .. } = command("c-1", Verb::Stop) else { unreachable!() };
+    let other = core.step(now(4), Event::Command { key: KeyId([9; 8]), command });
+    assert_eq!(tasks(&other), 1);
+}
+
+#[test]
+fn of_the_coordinators_sessions_the_newest_counts() {
+    let heard = |core: &NodeCore| core.heard().map(|heard| (heard.number, heard.nonce.as_str().to_owned()));
+    let session =
+        |term, number, nonce: &str| Event::Coordinator(Session { term, number, nonce: nonce.parse().unwrap() });
+    let mut core = node(blank());
+    assert_eq!(heard(&core), None);
+    assert!(matches!(core.step(now(1), session(1, 5, "a"))[0], Action::Store(_)), "kept, or a backup could come back");
+    for older in [session(1, 4, "b"), session(1, 5, "b"), session(0, 9, "b")] {
+        assert!(core.step(now(2), older).is_empty());
+        assert_eq!(heard(&core), Some((5, "a".into())));
+    }
+    // a command from before that session
+    let old = |session| {
+        let Event::Command { key, mut command } = command("c-9", Verb::Identify { seconds: 1 }) else { unreachable!() };
+        command.session = session;
+        Event::Command { key, command }
+    };
+    assert_eq!(results(&core.step(now(3), old(4))), [(CommandStatus::Rejected, "old-session")]);
+    assert_eq!(results(&core.step(now(3), old(5))), [(CommandStatus::Succeeded, "done")]);
+    core.step(now(4), session(2, 1, "c"));
+    assert_eq!((heard(&core), core.record().term), (Some((1, "c".into())), 2));
+    // the manifest grants another term: the old coordinator is heard no more
+    core.step(now(5), Event::Term(3));
+    assert!(core.step(now(6), session(2, 7, "d")).is_empty());
+    let (again, _) = restarted(&core, "boot-b");
+    assert_eq!(heard(&again), Some((1, "c".into())));
 }
 
 #[test]

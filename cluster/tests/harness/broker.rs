@@ -2,9 +2,13 @@
 
 use super::sign::signed;
 use super::{Happening, World};
+use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, Payload, Text, Topic};
+use beehive_mqtt::{CrewName, Payload, Text, Topic, decode};
+
+/// How many messages are kept to be played again.
+const ARCHIVE: usize = 500;
 
 pub(crate) fn crew() -> CrewName {
     "bee42-crew-01".parse().unwrap()
@@ -41,6 +45,7 @@ impl World {
         } else {
             1
         };
+        self.keep(&topic, &bytes);
         for _ in 0..copies {
             let after = if self.random.hits(self.faults.delay) {
                 self.faults_done += 1;
@@ -50,6 +55,45 @@ impl World {
                 5
             };
             self.later(after, Happening::Arrives(topic.clone(), bytes.clone()));
+        }
+    }
+
+    /// Somebody keeps what passes and plays some of it again later, to whom it was once sent.
+    fn keep(&mut self, topic: &Topic, bytes: &[u8]) {
+        if self.faults.replay == 0 {
+            return;
+        }
+        let kept = (topic.clone(), bytes.to_vec());
+        if self.archive.len() < ARCHIVE {
+            self.archive.push(kept);
+        } else {
+            let index = self.any_kept();
+            self.archive[index] = kept;
+        }
+        if self.random.hits(self.faults.replay) {
+            self.faults_done += 1;
+            let index = self.any_kept();
+            let (topic, bytes) = self.archive[index].clone();
+            let after = self.random.between(1, 5_000);
+            self.later(after, Happening::Arrives(topic, bytes));
+        }
+    }
+
+    fn any_kept(&mut self) -> usize {
+        usize::try_from(self.random.below(self.archive.len() as u64)).unwrap()
+    }
+
+    /// The coordinator's state on its way to one node.
+    pub(crate) fn tell(&mut self, index: usize) {
+        if self.random.hits(self.faults.loss) {
+            self.faults_done += 1;
+            return;
+        }
+        let after = if self.random.hits(self.faults.delay) { self.random.between(50, 3_000) } else { 5 };
+        let life = self.pis[index].life;
+        if let Some((_, bytes)) = self.retained.get(Topic::CoordinatorState.name(&crew()).as_str()) {
+            let session = decode::<CoordinatorState>(bytes).unwrap().session;
+            self.later(after, Happening::Hears(index, life, session));
         }
     }
 
@@ -87,6 +131,7 @@ impl World {
             let (start, connection) = (pi.start, pi.connection);
             self.presence(index, Connection::Online, start, connection);
             self.publish_state(index, true);
+            self.tell(index);
         }
     }
 

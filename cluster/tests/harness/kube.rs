@@ -3,8 +3,7 @@
 
 use super::{Happening, Kept, Pi, World};
 use beehive_cluster::coordinator::Event;
-use beehive_cluster::kube::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
-use beehive_mqtt::command::JoinCredential;
+use beehive_cluster::kube::{JoinCredential, KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_mqtt::{BootId, ClusterId, NodeName, Text};
 use std::collections::BTreeMap;
 
@@ -170,7 +169,7 @@ impl World {
                 self.kube.count += 1;
                 let secret = format!("{cluster}/{node}/{}", self.kube.count);
                 self.kube.minted.insert(node.clone(), secret.clone());
-                Ok(KubeDone::Credential(JoinCredential::new(&secret)))
+                Ok(KubeDone::Credential(JoinCredential::new(&secret).unwrap()))
             }
         }
     }

@@ -8,15 +8,15 @@ mod kube;
 mod pi;
 mod sign;
 
-use beehive_cluster::coordinator::{self, Coordinator, CoordinatorConfig, CoordinatorRecord};
+use beehive_cluster::coordinator::{self, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession};
 use beehive_cluster::kube::Scheduling;
 use beehive_cluster::node::Press;
 use beehive_cluster::{Destruction, Instant};
-use beehive_mqtt::command::Command;
+use beehive_mqtt::command::{Command, SealContext, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode};
-use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary};
+use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session};
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
-use beehive_mqtt::{ClusterId, CommandId, NodeName, RequestId, Text, Topic, UserName, decode};
+use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sign::signed;
@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     pub(crate) duplicate: u64,
     /// A message takes up to three seconds, so that others overtake it.
     pub(crate) delay: u64,
+    /// A message that was sent once, however long ago, arrives again.
+    pub(crate) replay: u64,
     /// A step of an engine fails.
     pub(crate) engine: u64,
     /// A piece of work of the API server fails.
@@ -76,6 +78,8 @@ impl Random {
 pub(crate) enum Happening {
     /// A message arrives at whoever subscribed to it.
     Arrives(Topic, Vec<u8>),
+    /// The coordinator's state arrives at a node.
+    Hears(usize, u32, Session),
     NodeTick(usize, u32),
     Heartbeat(usize, u32),
     EngineEnds(usize, u32, pi::Job),
@@ -107,6 +111,8 @@ pub(crate) struct World {
     queue: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
     pub(crate) retained: BTreeMap<String, (Topic, Vec<u8>)>,
+    pub(crate) archive: Vec<(Topic, Vec<u8>)>,
+    sessions: u64,
     pub(crate) responses: BTreeMap<RequestId, ConsoleResponse>,
     asking: BTreeMap<RequestId, ConsoleRequest>,
     asked: u32,
@@ -124,6 +130,8 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) events: u64,
     pub(crate) faults_done: u64,
+    /// How many sessions were renewed because the memory of ids filled up.
+    pub(crate) renewed: u64,
     /// How many operations ended otherwise than done.
     pub(crate) partly: u64,
     /// In which order the Pis were told to go off.
@@ -155,6 +163,8 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             retained: BTreeMap::new(),
+            archive: Vec::new(),
+            sessions: 0,
             responses: BTreeMap::new(),
             asking: BTreeMap::new(),
             asked: 0,
@@ -167,6 +177,7 @@ impl World {
             seed,
             events: 0,
             faults_done: 0,
+            renewed: 0,
             partly: 0,
             went_off: Vec::new(),
             engine_log: Vec::new(),
@@ -198,6 +209,12 @@ impl World {
             drain_ms: 60_000,
             destruction: Destruction::Allowed,
         }
+    }
+
+    /// A session that was never used before.
+    pub(crate) fn nonce(&mut self) -> Nonce {
+        self.sessions += 1;
+        format!("{:08x}", self.sessions).parse().unwrap()
     }
 
     pub(crate) fn instant(&self) -> Instant {
@@ -239,6 +256,11 @@ impl World {
         self.events += 1;
         match happening {
             Happening::Arrives(topic, bytes) => self.arrives(topic, &bytes),
+            Happening::Hears(index, life, session) => {
+                if self.pis[index].life == life && self.pis[index].cut_until <= self.now {
+                    self.node(index, beehive_cluster::node::Event::Coordinator(session));
+                }
+            }
             Happening::NodeTick(index, life) => self.node_tick(index, life),
             Happening::Heartbeat(index, life) => self.heartbeat(index, life),
             Happening::EngineEnds(index, life, job) => self.engine_ends(index, life, job),
@@ -349,7 +371,8 @@ impl World {
     pub(crate) fn ask(&mut self, ask: Ask, mode: Mode) -> RequestId {
         self.asked += 1;
         let id: RequestId = format!("r-{}-{}", self.seed, self.asked).parse().unwrap();
-        self.asking.insert(id.clone(), ConsoleRequest { id: id.clone(), mode, ask });
+        let nonce = "unheard".parse().unwrap();
+        self.asking.insert(id.clone(), ConsoleRequest { id: id.clone(), nonce, mode, ask });
         self.later(0, Happening::ConsoleAsks(id.clone()));
         id
     }
@@ -360,8 +383,11 @@ impl World {
 
     fn console_asks(&mut self, id: &RequestId) {
         let Some(request) = self.asking.get(id) else { return };
-        let request = request.clone();
-        self.say(Topic::ConsoleRequest(user()), &request);
+        let mut request = request.clone();
+        if let Some((_, bytes)) = self.retained.get(Topic::CoordinatorState.name(&broker::crew()).as_str()) {
+            request.nonce = decode::<CoordinatorState>(bytes).unwrap().session.nonce;
+            self.say(Topic::ConsoleRequest(user()), &request);
+        }
         self.later(1_000, Happening::ConsoleAsks(id.clone()));
     }
 
@@ -388,7 +414,8 @@ impl World {
 
     pub(crate) fn start_coordinator(&mut self) {
         self.life += 1;
-        let (core, actions) = Coordinator::start(self.instant(), self.config(), self.record.clone());
+        let first = FirstSession { term: 1, nonce: self.nonce() };
+        let (core, actions) = Coordinator::start(self.instant(), self.config(), first, self.record.clone());
         self.note(format!("coordinator starts (life {})", self.life));
         self.coordinator = Some(core);
         self.perform(actions);
@@ -430,6 +457,7 @@ impl World {
     }
 
     fn perform(&mut self, actions: Vec<coordinator::Action>) {
+        let mut renewal = None;
         for action in actions {
             if self.random.hits(self.faults.crash) {
                 self.faults_done += 1;
@@ -454,8 +482,20 @@ impl World {
                     }
                     self.record = *record;
                 }
-                coordinator::Action::Command { node, command } => {
+                coordinator::Action::Command { node, mut command, secret } => {
                     self.note(format!("-> {node} {:?} {}", command.verb.name(), command.id));
+                    let (id, operation) = (command.id.clone(), command.operation.clone());
+                    if let (Verb::Join { credential, cluster, .. }, Some(secret)) = (&mut command.verb, secret) {
+                        let context = SealContext {
+                            crew: &broker::crew(),
+                            node: &node,
+                            boot: &secret.boot,
+                            cluster: &*cluster,
+                            operation: operation.as_ref(),
+                            command: &id,
+                        };
+                        *credential = sign::seal(secret.credential.reveal(), &context);
+                    }
                     self.say(Topic::Command(node), &*command);
                 }
                 coordinator::Action::Respond { user, response } => {
@@ -466,6 +506,15 @@ impl World {
                     let bytes = signed(&Topic::CoordinatorState, &*state);
                     assert_eq!(decode::<CoordinatorState>(&bytes).unwrap(), *state);
                     self.publish(Topic::CoordinatorState, bytes);
+                    for index in 0..self.pis.len() {
+                        self.tell(index);
+                    }
+                }
+                coordinator::Action::NewSession => {
+                    self.note("the coordinator's session is renewed".into());
+                    self.renewed += 1;
+                    let nonce = self.nonce();
+                    renewal = Some(coordinator::Event::Session(nonce));
                 }
                 coordinator::Action::Operation(summary) => {
                     self.say(Topic::Operation(summary.id.clone()), &*summary);
@@ -486,6 +535,9 @@ impl World {
                     self.kube_begins(token, work);
                 }
             }
+        }
+        if let Some(event) = renewal {
+            self.coordinate(event);
         }
     }
 
@@ -567,7 +619,8 @@ impl World {
             Topic::Command(node) => {
                 let command: Command = decode(bytes).unwrap();
                 let index = self.pis.iter().position(|pi| pi.name == node).unwrap();
-                self.node(index, beehive_cluster::node::Event::Command(Box::new(command)));
+                let key = sign::key(&Topic::Command(node));
+                self.node(index, beehive_cluster::node::Event::Command { key, command: Box::new(command) });
             }
             Topic::Presence(node) => {
                 let presence: Presence = decode(bytes).unwrap();
@@ -587,18 +640,28 @@ impl World {
             }
             Topic::ConsoleRequest(user) => {
                 let request: ConsoleRequest = decode(bytes).unwrap();
-                self.coordinate(Event::Console { user, request });
+                let key = sign::key(&Topic::ConsoleRequest(user.clone()));
+                self.coordinate(Event::Console { user, key, request });
             }
             Topic::ConsoleResponse(_) => {
                 let response: ConsoleResponse = decode(bytes).unwrap();
+                if response.code.as_str() == "stale-nonce" {
+                    return; // it asks again, with the session that it has heard of by then
+                }
                 self.asking.remove(&response.id);
                 self.responses.insert(response.id.clone(), response);
+            }
+            // kept, and played again
+            Topic::CoordinatorState => {
+                let session = decode::<CoordinatorState>(bytes).unwrap().session;
+                for index in 0..self.pis.len() {
+                    self.node(index, beehive_cluster::node::Event::Coordinator(session.clone()));
+                }
             }
             Topic::Info(_)
             | Topic::Telemetry(_)
             | Topic::Event(_)
             | Topic::CoordinatorPresence
-            | Topic::CoordinatorState
             | Topic::Operation(_)
             | Topic::OperationNode(..)
             | Topic::Manifest

@@ -1,10 +1,11 @@
 //! A Pi: power, a power sequence in short, an engine that keeps half-done work, and the real core.
 
-use super::{Happening, World, kube::Object};
+use super::{Happening, World, broker::crew, kube::Object, sign};
 use beehive_cluster::Destruction;
 use beehive_cluster::node::{
     Action, EngineOutcome, EngineTask, Event, Grace, NodeConfig, NodeCore, NodeRecord, Preparation,
 };
+use beehive_mqtt::command::SealContext;
 use beehive_mqtt::node::{Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
 use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic};
 
@@ -132,6 +133,7 @@ impl World {
 
     pub(crate) fn start_agent(&mut self, index: usize) {
         let now = self.instant();
+        let nonce = self.nonce();
         let pi = &mut self.pis[index];
         pi.life += 1;
         pi.start += 1;
@@ -154,6 +156,8 @@ impl World {
             role: if pi.master { Role::Master } else { Role::Node },
             destruction: Destruction::Allowed,
             boot: pi.boot(),
+            nonce,
+            term: 1,
         };
         let (core, actions) = NodeCore::start(now, config, pi.stored.clone());
         pi.core = Some(core);
@@ -166,6 +170,7 @@ impl World {
         self.node(index, Event::EngineSeen(engine));
         self.presence(index, Connection::Online, start, 1);
         self.publish_state(index, true);
+        self.tell(index);
         self.later(HEARTBEAT_MS, Happening::Heartbeat(index, life));
     }
 
@@ -272,6 +277,8 @@ impl World {
             boot: pi.boot(),
             start: pi.start,
             revision: pi.revision,
+            nonce: core.nonce().clone(),
+            heard: core.heard().cloned(),
             engine: pi.engine(),
             last_shutdown: core.last_shutdown().cloned(),
         };
@@ -289,6 +296,7 @@ impl World {
     }
 
     fn node_performs(&mut self, index: usize, actions: Vec<Action>) {
+        let mut renewal = None;
         let life = self.pis[index].life;
         for action in actions {
             if self.pis[index].life != life {
@@ -355,7 +363,14 @@ impl World {
                     }
                 }
                 Action::Identify { .. } | Action::ShowStatus => {}
+                Action::NewSession => {
+                    self.renewed += 1;
+                    renewal = Some(Event::Session(self.nonce()));
+                }
             }
+        }
+        if let Some(event) = renewal {
+            self.node(index, event);
         }
     }
 
@@ -528,11 +543,18 @@ impl World {
                     Kept::HalfJoined(_) | Kept::HalfReset => return failed("half-done"),
                     Kept::Member(_) => return failed("other-cluster"),
                 };
-                if let EngineTask::Join { credential, .. } = task {
+                if let EngineTask::Join { credential, command, operation, .. } = task {
                     let name = self.pis[index].name.clone();
-                    if fresh
-                        && (!serves || self.kube.minted.get(&name).map(String::as_str) != Some(credential.reveal()))
-                    {
+                    let context = SealContext {
+                        crew: &crew(),
+                        node: &name,
+                        boot: &self.pis[index].boot(),
+                        cluster,
+                        operation: operation.as_ref(),
+                        command,
+                    };
+                    let secret = sign::open(credential, &context);
+                    if fresh && (!serves || self.kube.minted.get(&name) != Some(&secret)) {
                         return failed("bad-credential");
                     }
                     if fresh {

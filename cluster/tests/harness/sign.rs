@@ -3,6 +3,7 @@
 //! what checks.
 
 use super::broker::crew;
+use beehive_mqtt::command::{SealContext, SealedCredential};
 use beehive_mqtt::sign::{Signature, Writer};
 use beehive_mqtt::{Distrust, KeyId, Payload, Signer, Topic, encode, verify};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -37,6 +38,35 @@ fn writer(topic: &Topic) -> Hashed {
 /// A message of `topic`, signed by whom it has to be.
 pub(super) fn signed<P: Payload>(topic: &Topic, payload: &P) -> Vec<u8> {
     encode(payload, &topic.name(&crew()), &writer(topic)).unwrap()
+}
+
+/// The key of a topic's writer.
+pub(super) fn key(topic: &Topic) -> KeyId {
+    writer(topic).0
+}
+
+fn pad(context: &SealContext<'_>, length: usize) -> Vec<u8> {
+    let byte = |index: usize| {
+        let mut hasher = DefaultHasher::new();
+        (index, context.bytes()).hash(&mut hasher);
+        hasher.finish().to_be_bytes()[0]
+    };
+    (0..length).map(byte).collect()
+}
+
+/// A secret that opens for this context alone; what HPKE does is tested with the keys.
+pub(super) fn seal(secret: &str, context: &SealContext<'_>) -> SealedCredential {
+    let pad = pad(context, secret.len());
+    let sealed: Vec<u8> = secret.bytes().zip(pad).map(|(byte, pad)| byte ^ pad).collect();
+    SealedCredential::new(&sealed)
+}
+
+/// What was sealed; something else if it was for another context.
+pub(super) fn open(sealed: &SealedCredential, context: &SealContext<'_>) -> String {
+    let sealed = sealed.bytes().unwrap();
+    let pad = pad(context, sealed.len());
+    let secret: Vec<u8> = sealed.iter().zip(pad).map(|(byte, pad)| byte ^ pad).collect();
+    String::from_utf8_lossy(&secret).into_owned()
 }
 
 /// A message that arrived is from whom it has to be: nobody forges in this world.
