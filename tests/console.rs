@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Mode, PlanStep, ResponseStatus};
 use beehive_mqtt::coordinator::{
     ClusterPhase, CoordinatorState, Failure, Member, Membership, OperationKind, OperationNode, OperationPhase,
-    OperationSummary, Slot, StepCounts, StepKind, StepReport, StepState,
+    OperationSummary, Session, Slot, StepCounts, StepKind, StepReport, StepState,
 };
 use beehive_mqtt::node::{
     Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence,
@@ -72,7 +72,24 @@ struct Scripted(Plain);
 
 impl Scripted {
     async fn start(broker: &Mosquitto) -> Self {
-        Self(Plain::connect(broker.port, "coordinator", &["beehive/v1/bee/q/+/request"]).await)
+        let mut started = Self(Plain::connect(broker.port, "coordinator", &["beehive/v1/bee/q/+/request"]).await);
+        started.session(1, "c1").await;
+        started
+    }
+
+    /// Says in which session it is; nothing is asked of one that has not said so.
+    async fn session(&mut self, number: u64, nonce: &str) {
+        let state = CoordinatorState {
+            session: Session { term: 1, number, nonce: nonce.parse().unwrap() },
+            master: pi("pi-1"),
+            phase: ClusterPhase::Ready,
+            cluster: Some("c-1".parse().unwrap()),
+            operation: None,
+            members: Default::default(),
+            uptime_ms: 1,
+            revision: 0,
+        };
+        self.say(Topic::CoordinatorState, &state).await;
     }
 
     async fn say<P: Payload>(&mut self, topic: Topic, payload: &P) {
@@ -86,7 +103,7 @@ impl Scripted {
     /// A crew of two, the second one off.
     async fn crew(&mut self) {
         let mut state = CoordinatorState {
-            session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+            session: Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             master: pi("pi-1"),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -346,6 +363,37 @@ async fn the_same_request_is_sent_again_until_it_is_answered() {
     crew.answer(&third.id, ResponseStatus::Done, "", None).await;
     let (code, stdout, stderr) = run.await.unwrap();
     assert_eq!((code, stdout.as_str()), (0, "identify of pi-2 is done: so it is\n"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_an_ended_session_is_asked_again_under_the_same_id() {
+    let broker = Mosquitto::start();
+    let mut crew = Scripted::start(&broker).await;
+    let run = console(broker.port, &["node", "identify", "pi-2"]);
+    let first = crew.request().await;
+    assert_eq!(first.nonce.as_str(), "c1");
+    crew.answer(&first.id, ResponseStatus::Refused, "stale-nonce", None).await;
+    crew.session(2, "c2").await;
+    // an older word that somebody plays again changes nothing
+    crew.session(1, "c0").await;
+    let second = loop {
+        let request = crew.request().await;
+        if request.nonce.as_str() != "c1" {
+            break request;
+        }
+    };
+    assert_eq!((second.nonce.as_str(), &second.id, &second.ask), ("c2", &first.id, &first.ask));
+    crew.answer(&second.id, ResponseStatus::Done, "", None).await;
+    let (code, _, stderr) = run.await.unwrap();
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_coordinator_that_was_never_heard_nothing_is_asked() {
+    let broker = Mosquitto::start();
+    let (code, _, stderr) = console(broker.port, &["cluster", "create", "--timeout", "1"]).await.unwrap();
+    assert_eq!(code, 8, "{stderr}");
+    assert!(stderr.contains("was not asked for") && stderr.contains("no coordinator of crew bee"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
