@@ -5,7 +5,7 @@
 use crate::clock::Clock;
 use crate::keys::{self, new_nonce};
 use crate::kube::{Kubernetes, Observed};
-use crate::link::{Incoming, Link, LinkEvent, Refusal, Retained};
+use crate::link::{Incoming, Link, LinkEvent, Refusal};
 use crate::store::Store;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{
@@ -17,8 +17,8 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, R
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
-use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
-use std::collections::BTreeSet;
+use beehive_mqtt::{DecodeError, MAX_NODES, NodeName, Payload, RequestId, Text, Topic, UserName};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,7 +56,8 @@ struct Task {
     link: Link,
     outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
     store_failed: bool,
-    online: BTreeSet<NodeName>,
+    /// The newest presence of each node: its start and connection.
+    presences: BTreeMap<NodeName, (u32, u32)>,
     term: u64,
 }
 
@@ -129,7 +130,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
         link: parts.link.clone(),
         outcomes,
         store_failed: false,
-        online: BTreeSet::new(),
+        presences: BTreeMap::new(),
         term,
     };
     task.perform(first);
@@ -318,24 +319,25 @@ impl Task {
         match message.topic.clone() {
             Topic::Presence(node) => {
                 let Ok(presence) = self.link.decode::<Presence>(&message) else { return };
+                // an older word is a will that was late, or was kept by somebody
+                let newest = self.presences.get(&node).is_none_or(|known| *known <= presence.order());
                 match presence.status {
-                    Connection::Online => {
-                        self.online.insert(node.clone());
-                    }
-                    Connection::Offline => {
-                        self.online.remove(&node);
-                        self.kubernetes.observe(&node, Observed::Offline);
-                    }
+                    Connection::Offline if newest => self.kubernetes.observe(&node, Observed::Offline),
+                    Connection::Online | Connection::Offline => {}
+                }
+                if newest && (self.presences.contains_key(&node) || self.presences.len() < MAX_NODES) {
+                    self.presences.insert(node.clone(), presence.order());
                 }
                 self.step(Event::Presence { node, presence });
             }
             Topic::State(node) => {
                 let Ok(state) = self.link.decode::<NodeState>(&message) else { return };
-                // a kept state may be of a node that is long gone; it counts where the node is known to be connected
-                if message.retained == Retained::No || self.online.contains(&node) {
+                self.step(Event::State { node: node.clone(), state: Box::new(state.clone()) });
+                // one that was kept may be of a node that is long gone, or of another time
+                let order = |state: &NodeState| (state.start, state.revision);
+                if self.core.state_of(&node).is_some_and(|newest| order(newest) == order(&state)) {
                     self.kubernetes.observe(&node, Observed::State(&state));
                 }
-                self.step(Event::State { node, state: Box::new(state) });
             }
             Topic::Result(node) => {
                 let Ok(result) = self.link.decode::<CommandResult>(&message) else { return };

@@ -181,6 +181,11 @@ impl Plain {
         soon(what, self.messages.recv()).await.expect("the plain client lost the broker")
     }
 
+    /// The next message, however long it takes.
+    pub async fn next_or_end(&mut self) -> Publish {
+        self.messages.recv().await.expect("the plain client lost the broker")
+    }
+
     /// The next message that `wanted` holds for.
     pub async fn find(&mut self, what: &str, wanted: impl Fn(&Publish) -> bool) -> Publish {
         soon(what, async {

@@ -414,7 +414,7 @@ impl Coordinator {
     }
 
     /// Our present session.
-    pub(crate) fn session(&self) -> Session {
+    pub fn session(&self) -> Session {
         Session { term: self.record.term, number: self.record.session, nonce: self.nonce.clone() }
     }
 
@@ -540,7 +540,8 @@ impl Coordinator {
         !self.is_silent(now, node)
     }
 
-    fn state_of(&self, node: &NodeName) -> Option<&NodeState> {
+    /// The newest state of a node that counts as evidence.
+    pub fn state_of(&self, node: &NodeName) -> Option<&NodeState> {
         self.seen.get(node).and_then(|seen| seen.state.as_ref())
     }
 
