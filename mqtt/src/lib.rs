@@ -48,5 +48,5 @@ pub const PROTOCOL_VERSION: u8 = 1;
 pub const MAX_NODES: usize = 64;
 
 /// How often a node repeats its state and the coordinator its own, in milliseconds. Retained messages alone do not do:
-/// some brokers hand a new subscriber only the first hundred of them. Equal to the MQTT keep-alive.
+/// some brokers hand a new subscriber only the first hundred of them.
 pub const HEARTBEAT_MS: u64 = 10_000;

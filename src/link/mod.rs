@@ -7,7 +7,7 @@
 //! - a packet above the client's limit ends the connection, and a retained one would do so for ever: subscriptions are by
 //!   kind, never `#`, and the broker's `message_size_limit` has to be below
 //!   [`beehive_mqtt::codec::MAX_PACKET_BYTES`];
-//! - a half-open connection is noticed after two keep-alives.
+//! - a half-open connection is noticed after two keep-alives of three seconds (`task` says why three).
 //!
 //! On each connection, in this order: subscribe, own presence, every retained topic, what waited. [`LinkEvent::Up`] comes
 //! when the broker has confirmed the subscriptions, so an answer to what is asked after it is not missed.

@@ -14,9 +14,12 @@ use beehive_mqtt::topic::{Delivery, Retention};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The most events, results and answers that wait; the oldest goes first. At the largest result (some 4 KiB on the wire)
-/// that is 1 MiB at worst, and an hour without a broker makes far fewer.
+/// The most events, results and answers that wait; the oldest goes first. An hour without a broker makes far fewer.
 pub(super) const MAX_KEPT: usize = 256;
+
+/// The most bytes that they may have together, those on their way included: every one of [`MAX_KEPT`] results at their
+/// largest (some 4 KiB on the wire) fits, but not as many shown plans (112 KiB each), whose console asks again.
+pub(super) const MAX_KEPT_BYTES: usize = 1024 * 1024;
 
 /// The most telemetry, commands and requests that wait. A rebuild of the largest crew sends one command to each of 64
 /// nodes; the rest is room for a burst.
@@ -162,10 +165,8 @@ impl Outbox {
                 }
             }
             Care::Kept => {
-                if self.count(Care::Kept) >= MAX_KEPT {
-                    self.drop_oldest_kept();
-                }
                 self.push(topic, name, payload, None);
+                self.trim();
             }
             Care::Passing => match self.line {
                 Line::Up if self.count(Care::Passing) < MAX_PASSING => {
@@ -201,8 +202,23 @@ impl Outbox {
         self.queue.iter().filter(|entry| entry.care() == care).count()
     }
 
-    fn drop_oldest_kept(&mut self) {
-        if let Some(index) = self.queue.iter().position(|entry| entry.care() == Care::Kept) {
+    /// The bytes of what waits or is on its way and must not be lost.
+    fn kept_bytes(&self) -> usize {
+        let waiting = self.queue.iter().map(|entry| match entry {
+            Entry::Message(Message { payload, until: None, .. }) => payload.len(),
+            Entry::Message(_) | Entry::Retained(_) => 0,
+        });
+        let on_their_way = self.handed.iter().chain(self.in_flight.values()).map(|sent| match sent {
+            Sent::Kept(message) => message.payload.len(),
+            Sent::Retained { .. } | Sent::Passing => 0,
+        });
+        waiting.chain(on_their_way).sum()
+    }
+
+    /// Gives up the oldest of what waits, until the rest is within its bounds.
+    fn trim(&mut self) {
+        while self.count(Care::Kept) > MAX_KEPT || self.kept_bytes() > MAX_KEPT_BYTES {
+            let Some(index) = self.queue.iter().position(|entry| entry.care() == Care::Kept) else { return };
             self.queue.remove(index);
             self.dropped.kept += 1;
         }
@@ -247,9 +263,7 @@ impl Outbox {
         }
         kept.sort_by_key(|message| message.sequence);
         self.queue = kept.into_iter().map(Entry::Message).collect();
-        while self.queue.len() > MAX_KEPT {
-            self.drop_oldest_kept();
-        }
+        self.trim();
         self.dropped.passing += passing;
     }
 
@@ -516,6 +530,36 @@ mod tests {
         let all = sent(&mut outbox, now);
         assert_eq!(all.len(), MAX_KEPT + 1);
         assert_eq!(all[..2], ["state s", "event 3"]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_also_while_the_broker_acknowledges_nothing() {
+        let now = Instant::now();
+        let topic = Topic::ConsoleResponse("u".parse().unwrap());
+        let name = topic.name(&crew());
+        let plan = vec![b'x'; 100 * 1024];
+        let mut outbox = Outbox::new();
+        for round in 0..3 {
+            for _ in 0..40 {
+                outbox.put(&topic, &name, plan.clone(), now);
+                assert!(outbox.kept_bytes() <= MAX_KEPT_BYTES);
+            }
+            outbox.connected(None);
+            // some are on the wire, some with the client, the others with us
+            let sent = some(&mut outbox, now, 6).len();
+            assert_eq!(sent, 6, "round {round}");
+            outbox.on_the_wire(1);
+            for _ in 0..40 {
+                outbox.put(&topic, &name, plan.clone(), now);
+                assert!(outbox.kept_bytes() <= MAX_KEPT_BYTES);
+            }
+            outbox.disconnected();
+            assert!(outbox.kept_bytes() <= MAX_KEPT_BYTES);
+        }
+        assert_eq!(outbox.dropped().kept, 3 * 80 - 10, "ten of them fit");
+        // a small one more costs a large old one
+        put(&mut outbox, &node(Topic::Event), &"e".repeat(60 * 1024), now);
+        assert_eq!((outbox.queue.len(), outbox.dropped().kept), (10, 3 * 80 - 9));
     }
 
     #[derive(Debug, Clone)]

@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-/// The design's figure: a dead connection is noticed after twice this, and the application's heartbeat is as long.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// The keep-alive. Mosquitto 2.0 looks every six seconds for clients that have been silent for more than one and a half
+/// keep-alives in whole seconds: with three seconds a frozen node's last will comes after 5 to 11 s; with four it could
+/// be 13, with the ten seconds that are usual 22. Here a half-open connection is noticed after 3 to 6 s. A ping is four
+/// bytes, and a broker that stands still for so long costs a reconnection and nothing else.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// How long the broker may take to accept a connection, in seconds.
 const CONNECT_S: u64 = 5;
@@ -33,6 +36,9 @@ const REQUESTS: usize = 32;
 
 /// A connection that held this long was a good one: after it the delays begin anew.
 const GOOD: Duration = Duration::from_secs(5);
+
+/// As many connections in a row that end early are more than a restart of the broker.
+const THROWN_OUT: u32 = 3;
 
 pub(super) fn quality(delivery: Delivery) -> QoS {
     match delivery {
@@ -112,6 +118,8 @@ pub(super) struct Task {
     connection: u32,
     /// The last reason that was told, so that each is told once.
     told: Option<String>,
+    /// How many connections in a row were lost soon after they had come up.
+    thrown_out: u32,
 }
 
 /// Returns when the connection is to be given up: closed, abandoned, or cut since `cuts`.
@@ -138,7 +146,7 @@ impl Task {
         events: mpsc::Sender<LinkEvent>,
     ) -> Self {
         let backoff = Backoff::new(&config.host);
-        Self { config, shared, control, events, backoff, connection: 0, told: None }
+        Self { config, shared, control, events, backoff, connection: 0, told: None, thrown_out: 0 }
     }
 
     pub(super) async fn run(mut self) {
@@ -283,6 +291,7 @@ impl Task {
     /// Polls until the connection ends.
     async fn serve(&mut self, cuts: u32, client: &AsyncClient, mut event_loop: EventLoop) -> End {
         let mut phase = Phase::Subscribing { until: tokio::time::Instant::now() + SUBSCRIBE };
+        let started = Instant::now();
         loop {
             let event = {
                 // held until it is done: a poll that is dropped while it writes loses the packet
@@ -330,7 +339,8 @@ impl Task {
                     return match phase {
                         Phase::Closing { .. } => End::Stopped,
                         Phase::Subscribing { .. } | Phase::Running => {
-                            End::Lost(format!("lost the broker at {}: {}", self.address(), self.explain(&error)))
+                            let reason = format!("lost the broker at {}: {}", self.address(), self.explain(&error));
+                            End::Lost(reason + &self.suspicion(started.elapsed()))
                         }
                     };
                 }
@@ -489,6 +499,19 @@ impl Task {
         }
     }
 
+    /// What a connection that ended after so short a time is a sign of, if others before it did as well.
+    fn suspicion(&mut self, lasted: Duration) -> String {
+        self.thrown_out = if lasted < GOOD { self.thrown_out.saturating_add(1) } else { 0 };
+        if self.thrown_out < THROWN_OUT {
+            return String::new();
+        }
+        format!(
+            "; this happens again and again: perhaps another program connects as {:?} (a second Pi with a copy of this \
+             card?), and the broker lets only the newer one stay",
+            self.config.client_id
+        )
+    }
+
     /// What rumqttc means, for people.
     fn explain(&self, error: &ConnectionError) -> String {
         match error {
@@ -523,4 +546,61 @@ fn farewell(shared: &Shared, client: &AsyncClient) -> Farewell {
     let mut lane = locked(&shared.lane);
     lane.pump();
     if lane.outbox.is_idle() && client.try_disconnect().is_ok() { Farewell::Asked } else { Farewell::Pending }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    fn delays(host: &str, chance: f64) -> Vec<u64> {
+        let mut backoff = Backoff::new(host);
+        (0..14).map(|_| u64::try_from(backoff.after(AT_ONCE, chance).as_millis()).unwrap()).collect()
+    }
+
+    #[test]
+    fn delays_double_up_to_a_bound_and_are_spread_over_half_of_themselves() {
+        let longest = [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000, 5000, 5000, 5000, 5000, 5000];
+        assert_eq!(delays("broker.example", 1.0), longest);
+        assert_eq!(delays("broker.example", 0.0), longest.map(|ms| ms / 2));
+        assert_eq!(
+            delays("127.0.0.1", 1.0),
+            [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000, 1000, 5000, 5000, 5000, 5000]
+        );
+        // a chance that is no chance harms nobody
+        assert_eq!(delays("broker.example", 7.0), longest);
+    }
+
+    #[test]
+    fn only_a_connection_that_held_begins_anew() {
+        let mut backoff = Backoff::new("broker.example");
+        for _ in 0..4 {
+            backoff.after(AT_ONCE, 1.0);
+        }
+        // a broker that accepts and throws out is met with longer and longer delays
+        assert_eq!(backoff.after(GOOD, 1.0), Duration::from_millis(4000));
+        assert_eq!(backoff.after(GOOD + Duration::from_secs(CONNECT_S), 1.0), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_thousand_links_do_not_come_at_once() {
+        let mut firsts: Vec<Duration> =
+            (0..1000).map(|_| Backoff::new("broker.example").after(AT_ONCE, chance())).collect();
+        firsts.sort();
+        // 250 in each quarter, if they are evenly spread; beyond 150 and 350 no run of ours will ever see them
+        for quarter in 0..4u32 {
+            let begin = Duration::from_micros(125_000 + u64::from(quarter) * 31_250);
+            let end = begin + Duration::from_micros(31_250);
+            let inside = firsts.iter().filter(|delay| (begin..=end).contains(*delay)).count();
+            assert!((150..=350).contains(&inside), "{inside} of 1000 in quarter {quarter}");
+        }
+    }
+
+    #[test]
+    fn the_last_attempt_of_a_long_night_is_no_overflow() {
+        let mut backoff = Backoff { first_ms: 250, early_bound_ms: 5000, failures: u32::MAX };
+        assert_eq!(backoff.after(AT_ONCE, 1.0), Duration::from_millis(Backoff::BOUND_MS));
+        assert_eq!(backoff.failures, u32::MAX);
+    }
 }

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+pub mod proxy;
+
 /// How long anything may take that happens at once on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,17 +24,25 @@ pub struct Mosquitto {
     pub port: u16,
     dir: tempfile::TempDir,
     child: Option<Child>,
+    limits: String,
 }
 
 impl Mosquitto {
     /// Starts one on a free port. To ask the kernel for a free port and hand it to mosquitto is a race, so it counts only
     /// when mosquitto itself says that it listens; if somebody was faster, it takes another port.
     pub fn start() -> Self {
+        Self::with_limits(10_000, MESSAGE_SIZE_LIMIT)
+    }
+
+    /// As [`Mosquitto::start`], with other limits than our documentation asks for: how many messages it queues for a
+    /// client, and how large a message may be (0: no limit).
+    pub fn with_limits(queued: usize, message_bytes: usize) -> Self {
+        let limits = format!("max_queued_messages {queued}\nmessage_size_limit {message_bytes}\n");
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..20 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-            if let Some(child) = spawn(dir.path(), port) {
-                return Self { port, dir, child: Some(child) };
+            if let Some(child) = spawn(dir.path(), port, &limits) {
+                return Self { port, dir, child: Some(child), limits };
             }
         }
         panic!("mosquitto finds no free port; its last words: {}", log(dir.path()));
@@ -51,7 +61,7 @@ impl Mosquitto {
         self.kill();
         let deadline = Instant::now() + PATIENCE;
         while self.child.is_none() {
-            self.child = spawn(self.dir.path(), self.port);
+            self.child = spawn(self.dir.path(), self.port, &self.limits);
             assert!(Instant::now() < deadline, "mosquitto does not come back: {}", log(self.dir.path()));
         }
     }
@@ -88,12 +98,12 @@ pub fn mosquitto() -> PathBuf {
 }
 
 /// `None` if it ends instead of listening.
-fn spawn(dir: &Path, port: u16) -> Option<Child> {
+fn spawn(dir: &Path, port: u16, limits: &str) -> Option<Child> {
     let config = dir.join("mosquitto.conf");
     // "user" only matters to root, whose folder the user "mosquitto" could not read
     let text = format!(
-        "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 10000\n\
-         message_size_limit {MESSAGE_SIZE_LIMIT}\nlog_dest stderr\nlog_type all\n"
+        "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n{limits}\
+         log_dest stderr\nlog_type all\n"
     );
     fs::write(&config, text).unwrap();
     let output = File::create(dir.join("log")).unwrap();
