@@ -120,6 +120,15 @@ pub(super) struct Task {
     told: Option<String>,
     /// How many connections in a row were lost soon after they had come up.
     thrown_out: u32,
+    /// Somebody has spoken for us with a later connection number of this start, and is gone.
+    outbid: Outbid,
+}
+
+/// Whether this connection's number still counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outbid {
+    No,
+    Yes,
 }
 
 /// Returns when the connection is to be given up: closed, abandoned, or cut since `cuts`.
@@ -146,7 +155,7 @@ impl Task {
         events: mpsc::Sender<LinkEvent>,
     ) -> Self {
         let backoff = Backoff::new(&config.host);
-        Self { config, shared, control, events, backoff, connection: 0, told: None, thrown_out: 0 }
+        Self { config, shared, control, events, backoff, connection: 0, told: None, thrown_out: 0, outbid: Outbid::No }
     }
 
     pub(super) async fn run(mut self) {
@@ -360,6 +369,16 @@ impl Task {
                         Phase::Running => self.receive(cuts, publish).await,
                         Phase::Subscribing { .. } | Phase::Closing { .. } => {}
                     }
+                    match std::mem::replace(&mut self.outbid, Outbid::No) {
+                        Outbid::No => {}
+                        Outbid::Yes => {
+                            return End::Lost(format!(
+                                "another program was connected as {:?}, with the same start number and a later \
+                                 connection; connecting anew with a number after its own",
+                                self.config.client_id
+                            ));
+                        }
+                    }
                 }
                 Ok(Event::Incoming(Packet::PubAck(acknowledgement))) => {
                     locked(&self.shared.lane).outbox.acknowledged(acknowledgement.pkid);
@@ -472,9 +491,19 @@ impl Task {
 
     /// Says online again when something else stands where our presence should: the last will of an earlier connection,
     /// or what somebody else wrote.
-    fn see_own_presence(&self, payload: &[u8]) {
+    ///
+    /// A copy of this program (of this card) leaves a last will with our start number and perhaps a later connection than
+    /// ours: that one would be believed and ours not, so this connection is given up for one with a later number. While
+    /// the copy says online, nothing is said against it: two that outbid each other would never end.
+    fn see_own_presence(&mut self, payload: &[u8]) {
         let Some((own, online)) = self.online() else { return };
         match decode::<Presence>(payload) {
+            Ok(Presence { status: Connection::Offline, start, connection, .. })
+                if start == online.start && connection > online.connection =>
+            {
+                self.connection = connection;
+                self.outbid = Outbid::Yes;
+            }
             Ok(seen) if seen.order() > online.order() => tracing::warn!(
                 seen_start = seen.start,
                 start = online.start,

@@ -85,6 +85,16 @@ struct Shared {
     to: u16,
     accepted: watch::Sender<u32>,
     cuts: watch::Sender<u32>,
+    lost: watch::Sender<u32>,
+    swallowed: watch::Sender<u32>,
+}
+
+impl Shared {
+    fn lose(&self, from: Side, packet: &[u8]) {
+        if from == Side::Client && packet[0] >> 4 == Kind::Publish as u8 {
+            self.lost.send_modify(|count| *count += 1);
+        }
+    }
 }
 
 /// The proxy. It ends with the value.
@@ -108,6 +118,8 @@ impl Proxy {
             to,
             accepted: watch::channel(0).0,
             cuts: watch::channel(0).0,
+            lost: watch::channel(0).0,
+            swallowed: watch::channel(0).0,
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { port, sky, shared, task }
@@ -144,6 +156,16 @@ impl Proxy {
     /// How many connections have been accepted so far.
     pub fn accepted(&self) -> watch::Receiver<u32> {
         self.shared.accepted.subscribe()
+    }
+
+    /// How many publishes have vanished on their way from a client.
+    pub fn lost(&self) -> watch::Receiver<u32> {
+        self.shared.lost.subscribe()
+    }
+
+    /// How many packets [`Proxy::swallow`] has made vanish.
+    pub fn swallowed(&self) -> watch::Receiver<u32> {
+        self.shared.swallowed.subscribe()
     }
 
     /// How many connections were cut in the middle of a packet.
@@ -228,14 +250,23 @@ async fn pump(from: Side, source: &mut OwnedReadHalf, sink: &mut OwnedWriteHalf,
             let packet: Vec<u8> = held.drain(..length).collect();
             let weather = sky.borrow().weather;
             match weather {
-                Weather::BlackHole => continue,
-                Weather::Deaf if from == Side::Client => continue,
+                Weather::BlackHole => {
+                    shared.lose(from, &packet);
+                    continue;
+                }
+                Weather::Deaf if from == Side::Client => {
+                    shared.lose(from, &packet);
+                    continue;
+                }
                 // the network's own time, not the test's
                 Weather::Slow(by) => tokio::time::sleep(by).await,
                 Weather::Fair | Weather::Deaf | Weather::StopReading(_) | Weather::Reset => {}
             }
             let (part, end) = match judge(from, &packet, shared) {
-                Verdict::Swallow => continue,
+                Verdict::Swallow => {
+                    shared.swallowed.send_modify(|count| *count += 1);
+                    continue;
+                }
                 Verdict::Pass => (packet.as_slice(), None),
                 Verdict::Cut => (&packet[..packet.len() / 2], Some(End::Reset)),
             };
