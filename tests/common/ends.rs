@@ -137,7 +137,15 @@ impl End {
 }
 
 pub fn command(id: &str) -> Command {
-    Command { id: id.parse().unwrap(), term: 1, operation: None, expires_ms: 1000, verb: Verb::Stop }
+    Command {
+        id: id.parse().unwrap(),
+        nonce: "s1".parse().unwrap(),
+        term: 1,
+        session: 1,
+        operation: None,
+        expires_ms: 1000,
+        verb: Verb::Stop,
+    }
 }
 
 pub fn boot() -> BootId {
@@ -152,6 +160,7 @@ pub fn result(id: &str) -> CommandResult {
         code: "done".into(),
         reason: Text::new(),
         boot: boot(),
+        nonce: "s1".parse().unwrap(),
     }
 }
 
@@ -165,6 +174,8 @@ pub fn state(revision: u32) -> NodeState {
         boot: boot(),
         start: START,
         revision,
+        nonce: "s1".parse().unwrap(),
+        heard: None,
         engine: EngineState { cluster: None, run: EngineRun::Stopped, version: Text::new() },
         last_shutdown: None,
     }
