@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use beehive_mqtt::coordinator::AuditHead;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::Role;
+use beehive_mqtt::sign::PublicKey;
 use beehive_mqtt::{CrewName, NodeName, UserName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -56,6 +58,11 @@ pub enum Command {
     /// Makes the broker's configuration, and puts it in place on the broker's machine
     #[command(subcommand)]
     Broker(BrokerCommand),
+    /// Reads the coordinator's audit log: who asked what, and what came of it
+    ///
+    /// verify and show read the log itself, on the master; head says what this console saw of it last.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Lets Home Assistant and other tools ask for what destroys nothing, and shows them the crew
     ///
     /// It signs for them, with a key whose role is bridge. Tools write one word to beehive/v1/CREW/b/TOOL/node/NODE
@@ -268,6 +275,43 @@ pub struct RunArgs {
 /// Where the packages put the configuration.
 pub const DEFAULT_CONFIG: &str = "/etc/beehive/beehive.toml";
 
+/// `beehive audit …`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Checks that nothing was altered, removed, put into another order, cut off or written anew
+    ///
+    /// Ends with 1 if something was. A torn last line, as after a power cut, is named and is no fault.
+    Verify(AuditArgs),
+    /// Prints the records, one a line
+    Show {
+        /// Which log.
+        #[command(flatten)]
+        log: AuditArgs,
+        /// Only the last so many
+        #[arg(long, value_name = "N")]
+        last: Option<usize>,
+    },
+    /// Prints the last head that this user saw, as NUMBER:HASH for --head; ends with 1 if there is none
+    Head,
+}
+
+/// Which log, and how to check it.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// The master's configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// The folder of the log [default: audit in the state folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub log: Option<PathBuf>,
+    /// A head that somebody saw, which has to be in the log; may be named more than once
+    #[arg(long = "head", value_name = "NUMBER:HASH")]
+    pub heads: Vec<AuditHead>,
+    /// A public key that the coordinator had before
+    #[arg(long = "key", value_name = "HEX")]
+    pub keys: Vec<PublicKey>,
+}
+
 /// `beehive config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -357,6 +401,16 @@ impl ConsoleOptions {
         self.user.clone().unwrap_or_else(|| valid_user(&std::env::var("USER").unwrap_or_default()))
     }
 
+    /// The file with the last head of the coordinator's audit log that this user saw: beside the user's keys.
+    ///
+    /// # Errors
+    /// If no crew is named.
+    pub fn audit_head(&self) -> anyhow::Result<PathBuf> {
+        let crew = self.crew.as_ref();
+        let crew = crew.ok_or_else(|| anyhow::anyhow!("which crew? add --crew NAME, or set BEEHIVE_CREW"))?;
+        Ok(self.identity_dir(crew).join(AUDIT_HEAD))
+    }
+
     /// The folder with this user's keys: `--identity`, or else where `crew init` is meant to have been run.
     pub fn identity_dir(&self, crew: &CrewName) -> PathBuf {
         self.identity
@@ -364,6 +418,9 @@ impl ConsoleOptions {
             .unwrap_or_else(|| crews_dir().join(crew.as_str()).join("operators").join(self.user().as_str()))
     }
 }
+
+/// The file with the last head of the audit log that was seen, in a user's folder.
+pub const AUDIT_HEAD: &str = "audit-head";
 
 /// The nearest user name to what the system calls the user; `operator` where nothing is left of it.
 pub fn valid_user(system: &str) -> UserName {

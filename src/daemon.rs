@@ -93,6 +93,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
                 store,
+                audit: config.state_dir.join(crate::audit::FOLDER),
                 link,
                 inbound,
             };

@@ -19,6 +19,7 @@
 //! | [`clock`] | the one clock |
 
 pub mod agent;
+pub mod audit;
 pub mod bridge;
 pub mod cli;
 pub mod clock;

@@ -1,7 +1,8 @@
 //! `beehive`: controller for small Kubernetes clusters of Raspberry Pis. What it does lives in the library; here the command
 //! line is taken apart, and errors become exit codes.
 
-use beehive::cli::{self, Cli, Command, ConfigCommand};
+use beehive::audit::{self, Found};
+use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand};
 use beehive::config::Config;
 use beehive::console::{self, ExitCode};
 use beehive::host::doors::{self, Drained};
@@ -59,6 +60,21 @@ fn main() -> std::process::ExitCode {
             Ok(text) => written(cli::print(text.as_bytes())),
             Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
         },
+        Command::Audit(command) => {
+            let json = cli.options.json;
+            let found = match command {
+                AuditCommand::Verify(log) => audit::verify_log(log, json),
+                AuditCommand::Show { log, last } => audit::show(log, *last, json),
+                AuditCommand::Head => cli.options.audit_head().and_then(|path| audit::head(&path)),
+            };
+            match found {
+                Ok(Found { text, code }) => match written(cli::print(text.as_bytes())) {
+                    ExitCode::Done => code,
+                    failed => failed,
+                },
+                Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+            }
+        }
         Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
         Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),
         Command::Man { dir: None } => written(cli::man_page().and_then(|page| cli::print(&page))),

@@ -65,6 +65,7 @@ fn state(nodes: &[&str], revision: u32) -> CoordinatorState {
     };
     CoordinatorState {
         session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+        audit: beehive_mqtt::coordinator::AuditHead::NONE,
         master: "n0".parse().unwrap(),
         phase: ClusterPhase::Absent,
         cluster: None,
@@ -123,6 +124,7 @@ impl Coordinator {
             text: Text::new(),
             operation: None,
             plan: heapless::Vec::new(),
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
         };
         self.link.publish(&Topic::ConsoleResponse("door".parse().unwrap()), &response).unwrap();
     }

@@ -176,6 +176,7 @@ async fn the_crew() {
                 },
                 kubernetes: Arc::new(Telling(SimulatedKubernetes::new(plane, 0), Arc::clone(&masked))),
                 store,
+                audit: dir.join(name).join("audit"),
                 link,
                 inbound,
             };

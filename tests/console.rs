@@ -81,6 +81,7 @@ impl Scripted {
     async fn session(&mut self, number: u64, nonce: &str) {
         let state = CoordinatorState {
             session: Session { term: 1, number, nonce: nonce.parse().unwrap() },
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
             master: pi("pi-1"),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -104,6 +105,7 @@ impl Scripted {
     async fn crew(&mut self) {
         let mut state = CoordinatorState {
             session: Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
             master: pi("pi-1"),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -186,6 +188,7 @@ fn response(id: &RequestId, status: ResponseStatus, code: &str, operation: Optio
         text: Text::cut("so it is"),
         operation: operation.map(|id| id.parse().unwrap()),
         plan: Default::default(),
+        audit: beehive_mqtt::coordinator::AuditHead::NONE,
     }
 }
 

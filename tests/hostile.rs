@@ -206,6 +206,7 @@ impl Hostile {
                     text: Text::cut("no"),
                     operation: None,
                     plan: Default::default(),
+                    audit: beehive_mqtt::coordinator::AuditHead::NONE,
                 };
                 self.say(&Topic::ConsoleResponse(user.clone()), &response).await;
                 for id in [request.id.clone(), "forged-1".parse().unwrap()] {

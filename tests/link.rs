@@ -252,6 +252,7 @@ async fn the_largest_message_of_the_protocol_passes() {
         text: "\"".repeat(240).as_str().into(),
         operation: None,
         plan: std::iter::repeat_n(step, MAX_PLAN_STEPS).collect(),
+        audit: beehive_mqtt::coordinator::AuditHead::NONE,
     };
     assert!(
         KEYS.signed(&Topic::ConsoleResponse("u".parse().unwrap()), &response).len() > 30 * 1024,

@@ -2,7 +2,7 @@
 //! same id until the answer comes; the same id is the same request, however often it arrives.
 
 use crate::codec::{Payload, Wrapping};
-use crate::coordinator::{OperationKind, StepKind};
+use crate::coordinator::{AuditHead, OperationKind, StepKind};
 use crate::id::{NodeName, Nonce, OperationId, RequestId};
 use crate::sign::Digest;
 use crate::text::Text;
@@ -130,6 +130,8 @@ pub struct ConsoleResponse {
     pub operation: Option<OperationId>,
     /// The plan, where it was asked for.
     pub plan: heapless::Vec<PlanStep, MAX_PLAN_STEPS>,
+    /// The last record of the coordinator's audit log: this answer's, or a later one.
+    pub audit: AuditHead,
 }
 
 impl Payload for ConsoleResponse {

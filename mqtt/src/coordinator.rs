@@ -3,8 +3,10 @@
 use crate::MAX_NODES;
 use crate::codec::{Payload, Wrapping};
 use crate::id::{BootId, ClusterId, NodeName, Nonce, OperationId};
+use crate::sign::RecordHash;
 use crate::text::Text;
 use core::fmt;
+use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A node in the eyes of the coordinator.
@@ -109,6 +111,49 @@ pub struct Session {
     pub nonce: Nonce,
 }
 
+/// The last record of the coordinator's audit log. Whoever keeps it can tell later whether the log still has that record
+/// and everything before it. As text it is `NUMBER:HASH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// The record's number, from 1; 0 of a log without a record.
+    pub number: u64,
+    /// The hash of its line.
+    pub hash: RecordHash,
+}
+
+impl AuditHead {
+    /// Of a log without a record.
+    pub const NONE: Self = Self { number: 0, hash: RecordHash([0; 32]) };
+}
+
+impl fmt::Display for AuditHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.number, self.hash)
+    }
+}
+
+/// A text is no head of an audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditHeadError;
+
+impl fmt::Display for AuditHeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("is no head of an audit log: that is NUMBER:HASH with 64 lower-case hexadecimal digits")
+    }
+}
+
+impl core::error::Error for AuditHeadError {}
+
+impl FromStr for AuditHead {
+    type Err = AuditHeadError;
+
+    fn from_str(text: &str) -> Result<Self, AuditHeadError> {
+        let (number, hash) = text.split_once(':').ok_or(AuditHeadError)?;
+        let (number, hash) = (number.parse().map_err(|_| AuditHeadError)?, hash.parse().map_err(|_| AuditHeadError)?);
+        Ok(Self { number, hash })
+    }
+}
+
 /// `c/state`. The coordinator's heartbeat too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoordinatorState {
@@ -128,6 +173,8 @@ pub struct CoordinatorState {
     pub uptime_ms: u64,
     /// Grows with each change within one start.
     pub revision: u32,
+    /// The last record of the audit log.
+    pub audit: AuditHead,
 }
 
 impl Payload for CoordinatorState {

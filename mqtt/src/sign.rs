@@ -132,6 +132,20 @@ bytes!(
     Signature, 64
 );
 
+bytes!(
+    /// The SHA-256 of a line of the coordinator's audit log.
+    RecordHash, 32
+);
+
+impl RecordHash {
+    /// Of a line, without its end.
+    pub fn of(line: &[u8]) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&<Sha256 as sha2::Digest>::digest(line));
+        Self(hash)
+    }
+}
+
 impl Digest {
     /// The digest of what is asked, in its exact bytes on the wire.
     pub(crate) fn of(asked: &impl Serialize) -> Self {

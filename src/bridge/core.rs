@@ -395,6 +395,7 @@ mod tests {
         };
         CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
             master: "n0".parse().unwrap(),
             phase: ClusterPhase::Absent,
             cluster: None,
@@ -440,6 +441,7 @@ mod tests {
             text: Text::new(),
             operation: None,
             plan: heapless::Vec::new(),
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
         };
         assert_eq!(code(&core.answered(&response)), "started");
         assert!(core.answered(&response).is_empty() && core.due_ms().is_none());

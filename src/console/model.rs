@@ -701,6 +701,7 @@ pub(crate) mod tests {
     pub(crate) fn coordinator_state(members: &[(&str, Membership)]) -> CoordinatorState {
         let mut all = beehive_mqtt::coordinator::CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
             master: name(members[0].0),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),

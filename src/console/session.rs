@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
+use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, OperationId, RequestId, Topic, UserName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -12,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use super::exit::{ExitCode, Trouble};
 use super::model::{Applied, CrewView, Gaps, Seen};
 use super::order::Order;
-use crate::cli::{Broker, ConsoleOptions};
+use crate::audit::{Alarm, Kept};
+use crate::cli::{AUDIT_HEAD, Broker, ConsoleOptions};
 use crate::config::TlsSwitch;
 use crate::keys::{Identity, Trust};
 use crate::link::{Link, LinkConfig, LinkEvent, Tls};
@@ -107,6 +109,9 @@ pub(super) struct Session {
     broker: Broker,
     /// Why there is no connection; nothing while there is one.
     pub(super) down: Option<String>,
+    /// The last head of the coordinator's audit log.
+    audit: Option<Kept>,
+    alarmed: bool,
 }
 
 impl Session {
@@ -115,6 +120,13 @@ impl Session {
         let (broker, user) = (&options.broker, &options.user());
         let trust = trust(options, crew)?;
         let tls = tls(options, crew)?;
+        let audit = match Kept::open(&options.identity_dir(crew).join(AUDIT_HEAD)) {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                eprintln!("beehive: the last head of the audit log is not known: {error}");
+                None
+            }
+        };
         let signals = |kind| {
             signal(kind).map_err(|error| {
                 let fix = "raise the limits of this process and try again";
@@ -145,6 +157,8 @@ impl Session {
             user: user.clone(),
             broker: broker.clone(),
             down: Some("no answer yet".to_owned()),
+            audit,
+            alarmed: false,
         })
     }
 
@@ -180,8 +194,16 @@ impl Session {
                     if let Topic::ConsoleResponse(_) = message.topic {
                         // what cannot be read is counted and logged by the link
                         match self.link.decode::<ConsoleResponse>(&message) {
-                            Ok(response) => return Heard::Response(Box::new(response)),
+                            Ok(response) => {
+                                self.see(|kept| kept.state(response.audit));
+                                return Heard::Response(Box::new(response));
+                            }
                             Err(_) => continue,
+                        }
+                    }
+                    if let (Topic::CoordinatorState, false) = (&message.topic, message.is_cleared()) {
+                        if let Ok(state) = self.link.decode::<CoordinatorState>(&message) {
+                            self.see(|kept| kept.state(state.audit));
                         }
                     }
                     let now_ms = self.now_ms();
@@ -195,6 +217,17 @@ impl Session {
                     return Heard::Down;
                 }
             }
+        }
+    }
+
+    /// Compares a head of the coordinator's audit log with the last one; says once what is wrong with it.
+    fn see(&mut self, compare: impl FnOnce(&mut Kept) -> Result<(), Alarm>) {
+        let Some(kept) = &mut self.audit else { return };
+        if let Err(alarm) = compare(kept) {
+            if !self.alarmed {
+                eprintln!("beehive: {alarm}");
+            }
+            self.alarmed = true;
         }
     }
 
@@ -260,7 +293,11 @@ impl Session {
             match self.next(until).await {
                 // its new state is on its way
                 Heard::Response(response) if response.id == id && response.code.as_str() == "stale-nonce" => {}
-                Heard::Response(response) if response.id == id => return Ok(*response),
+                Heard::Response(response) if response.id == id => {
+                    // nobody can have kept this one: its id is new
+                    self.see(|kept| kept.answer(response.audit));
+                    return Ok(*response);
+                }
                 Heard::Up => resend = Instant::now(),
                 Heard::Applied(Applied::New | Applied::Changed) if asked == Asked::No => resend = Instant::now(),
                 Heard::Down | Heard::Applied(_) | Heard::Response(_) => {}
@@ -319,6 +356,9 @@ impl Session {
 
     /// Ends the link in good order.
     pub(super) async fn close(self) {
+        if let Some(Err(error)) = self.audit.as_ref().map(Kept::save) {
+            eprintln!("beehive: the last head of the audit log is not kept: {error}");
+        }
         self.link.close("done").await;
     }
 }

@@ -2,16 +2,21 @@
 //! and its actions are performed here, in order. It runs on the master beside the agent, with a link of its own, and may
 //! start, die and come back at any time: everything it needs is in its record.
 
+mod auditor;
+
+use crate::audit::{AuditError, Limits, Log};
 use crate::clock::Clock;
 use crate::keys::{self, new_nonce};
 use crate::kube::{Kubernetes, Observed};
 use crate::link::{Incoming, Link, LinkEvent, Refusal};
 use crate::store::Store;
+use auditor::Auditor;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{
     Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
 };
 use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
+use beehive_mqtt::Signer;
 use beehive_mqtt::command::{Command, SealContext, SealedCredential, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::OperationKind;
@@ -20,6 +25,7 @@ use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Pres
 use beehive_mqtt::{DecodeError, MAX_NODES, NodeName, Payload, RequestId, Text, Topic, UserName};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +48,8 @@ pub struct CoordinatorParts {
     pub kubernetes: Arc<dyn Kubernetes>,
     /// Where its record is kept.
     pub store: Store,
+    /// The folder of its audit log.
+    pub audit: PathBuf,
     /// The way to the broker.
     pub link: Link,
     /// What comes from there.
@@ -49,6 +57,7 @@ pub struct CoordinatorParts {
 }
 
 struct Task {
+    audit: Auditor,
     clock: Clock,
     core: Coordinator,
     kubernetes: Arc<dyn Kubernetes>,
@@ -59,6 +68,8 @@ struct Task {
     /// The newest presence of each node: its start and connection.
     presences: BTreeMap<NodeName, (u32, u32)>,
     term: u64,
+    /// The manifest's.
+    revision: u64,
 }
 
 /// Runs a coordinator until `stop` resolves.
@@ -85,7 +96,10 @@ pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) ->
         // the manifest on the broker may be newer than ours
         while let Grant::Of(_) = parts.granted() {
             tokio::select! {
-                () = stop.as_mut() => return Ok(parts.link.close("the coordinator stops").await),
+                () = stop.as_mut() => {
+                    parts.link.close("the coordinator stops").await;
+                    return Ok(());
+                }
                 event = parts.inbound.recv() => if event.is_none() { return Ok(()) },
             }
         }
@@ -114,6 +128,23 @@ impl CoordinatorParts {
     }
 }
 
+/// Opens the audit log. One that is damaged where no power cut damages it is put aside as evidence, and another begins: the
+/// crew goes on, and every console that saw the old one raises the alarm.
+fn open_log(dir: &Path, link: &Link) -> anyhow::Result<Log> {
+    let signer = || Arc::clone(&link.trust().signer) as Arc<dyn Signer + Send + Sync>;
+    match Log::open(dir, signer(), Limits::default()) {
+        Ok(log) => Ok(log),
+        Err(error @ AuditError::Io { .. }) => Err(error.into()),
+        Err(error @ AuditError::Damaged { .. }) => {
+            let aside = (1..).map(|number| dir.with_extension(format!("damaged-{number}"))).find(|path| !path.exists());
+            let aside = aside.unwrap_or_else(|| dir.with_extension("damaged"));
+            std::fs::rename(dir, &aside)?;
+            tracing::error!("{error}; it is kept in {}, and a new log begins", aside.display());
+            Ok(Log::open(dir, signer(), Limits::default())?)
+        }
+    }
+}
+
 async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future<Output = ()>>) -> anyhow::Result<End> {
     let clock = Clock;
     let record: CoordinatorRecord = parts.store.load(RECORD)?.unwrap_or_default();
@@ -122,7 +153,9 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
     let (core, first) = Coordinator::start(instant(clock), parts.config.clone(), first, record);
     let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
     let mut view = parts.kubernetes.watch();
+    let audit = open_log(&parts.audit, &parts.link)?;
     let mut task = Task {
+        audit: Auditor::new(audit),
         clock,
         core,
         kubernetes: Arc::clone(&parts.kubernetes),
@@ -132,7 +165,9 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
         store_failed: false,
         presences: BTreeMap::new(),
         term,
+        revision: parts.link.trust().keyring.manifest().revision,
     };
+    task.audit.started(&task.core.session());
     task.perform(first);
     let seen = view.borrow_and_update().clone();
     task.step(Event::Kube(seen));
@@ -232,8 +267,19 @@ impl Task {
                     }
                     self.publish(&Topic::Command(node), command.as_ref());
                 }
-                Action::Respond { user, response } => self.publish(&Topic::ConsoleResponse(user), response.as_ref()),
-                Action::State(state) => self.publish(&Topic::CoordinatorState, state.as_ref()),
+                Action::Respond { user, mut response } => {
+                    // told only when it is on the card; who asks asks again, and is answered from memory
+                    if let Err(error) = self.audit.answered(&response) {
+                        tracing::error!("{error}; {user} is not answered until it can be recorded");
+                        continue;
+                    }
+                    response.audit = self.audit.head();
+                    self.publish(&Topic::ConsoleResponse(user), response.as_ref());
+                }
+                Action::State(mut state) => {
+                    state.audit = self.audit.head();
+                    self.publish(&Topic::CoordinatorState, state.as_ref());
+                }
                 Action::Operation(summary) => self.publish(&Topic::Operation(summary.id.clone()), summary.as_ref()),
                 Action::OperationNode(report) => {
                     self.publish(&Topic::OperationNode(report.id.clone(), report.node.clone()), report.as_ref());
@@ -241,6 +287,7 @@ impl Task {
                 Action::Clear(topic) => self.link.clear(&topic),
                 Action::Tell(event) => {
                     tracing::info!(kind = ?event.kind, "{}", event.detail);
+                    self.audit.event(&event);
                     self.publish(&Topic::CoordinatorEvent, &event);
                 }
                 Action::Kube { token, work, deadline_ms } => self.ask_kubernetes(token, work, deadline_ms),
@@ -312,6 +359,11 @@ impl Task {
             return;
         }
         let (term, _) = self.link.trust().keyring.term();
+        let revision = self.link.trust().keyring.manifest().revision;
+        if revision != self.revision {
+            self.revision = revision;
+            self.audit.manifest(revision, term);
+        }
         if term != self.term {
             self.term = term;
             self.step(Event::Term(term));
@@ -350,7 +402,10 @@ impl Task {
             Topic::ConsoleRequest(user) => match self.link.decode::<ConsoleRequest>(&message) {
                 Ok(request) => match self.link.trust().keyring.role(&user).map(|role| may(role, &request)) {
                     Some(May::Ask) => match message.key {
-                        Some(key) => self.step(Event::Console { user, key, request }),
+                        Some(key) => {
+                            self.audit.asked(&user, key, &request);
+                            self.step(Event::Console { user, key, request });
+                        }
                         // cannot be: the link lets no request pass that nobody signed
                         None => tracing::error!("a request without a signature passed the link; it is not taken up"),
                     },
@@ -376,7 +431,8 @@ impl Task {
     }
 
     /// The link has counted and logged it. Who asked gets an answer; what the broker kept was asked by nobody who waits.
-    fn refused(&self, topic: &str, why: Refusal) {
+    fn refused(&mut self, topic: &str, why: Refusal) {
+        self.audit.refused(why.kind().as_str(), topic, &why.to_string());
         match why {
             Refusal::Oversized { bytes, limit } => {
                 if let Ok(Topic::ConsoleRequest(user)) = Topic::parse(self.link.crew(), topic) {
@@ -395,7 +451,8 @@ impl Task {
     }
 
     /// The user's role does not allow this.
-    fn refuse_console(&self, user: UserName, id: RequestId, why: &str) {
+    fn refuse_console(&mut self, user: UserName, id: RequestId, why: &str) {
+        self.audit.refused("role", user.as_str(), why);
         let response = ConsoleResponse {
             id,
             status: ResponseStatus::NotAuthorised,
@@ -405,6 +462,7 @@ impl Task {
             )),
             operation: None,
             plan: heapless::Vec::new(),
+            audit: self.audit.head(),
         };
         tracing::warn!(%user, "a request was refused: the user {why}");
         self.publish(&Topic::ConsoleResponse(user), &response);
@@ -425,6 +483,7 @@ impl Task {
             text: Text::format(format_args!("{error}")),
             operation: None,
             plan: heapless::Vec::new(),
+            audit: self.audit.head(),
         };
         self.publish(&Topic::ConsoleResponse(user), &response);
     }

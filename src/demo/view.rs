@@ -632,6 +632,7 @@ mod tests {
         };
         let state = CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
+            audit: beehive_mqtt::coordinator::AuditHead::NONE,
             master: name(1),
             phase: ClusterPhase::Degraded,
             cluster: None,

@@ -591,6 +591,7 @@ impl Pi {
                 },
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, pace.step_ms)),
                 store,
+                audit: self.dir.join(crate::audit::FOLDER),
                 link,
                 inbound,
             }

@@ -8,8 +8,8 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use beehive_mqtt::coordinator::{
-    ClusterPhase, CoordinatorEventKind, CoordinatorState, Failure, Member, Membership, OperationKind, OperationNode,
-    OperationSummary, Slot, StepCounts, StepKind, StepReport, StepState,
+    AuditHead, ClusterPhase, CoordinatorEventKind, CoordinatorState, Failure, Member, Membership, OperationKind,
+    OperationNode, OperationSummary, Slot, StepCounts, StepKind, StepReport, StepState,
 };
 use beehive_mqtt::node::Lifecycle;
 use beehive_mqtt::{HEARTBEAT_MS, NodeName, OperationId, Text, Topic};
@@ -69,6 +69,8 @@ impl Coordinator {
             members,
             uptime_ms: now.since_ms(self.started),
             revision: self.told.revision,
+            // the log is the caller's
+            audit: AuditHead::NONE,
         }
     }
 

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, PlanStep, ResponseStatus};
-use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
+use beehive_mqtt::coordinator::{AuditHead, CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{NodeRequest, Want};
 use beehive_mqtt::{KeyId, NodeName, OperationId, RequestId, Text, UserName};
 
@@ -147,6 +147,8 @@ impl Coordinator {
             text: reply.text,
             operation: reply.operation,
             plan,
+            // the log is the caller's
+            audit: AuditHead::NONE,
         };
         self.out.push(Action::Respond { user: user.clone(), response: Box::new(response) });
     }
