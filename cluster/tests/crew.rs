@@ -299,6 +299,79 @@ fn all_in(world: &mut World) {
     world.run_until("every Pi is a ready member", 120_000, |world| world.common_cluster().is_some());
 }
 
+/// What is done on both ends while an operation runs, and from which of these actions on.
+fn actions_of(kind: OperationKind, node: Option<usize>) -> (u64, u64) {
+    let mut world = start(kind);
+    let from = world.performed;
+    let id = world.operation(kind, node.map(name));
+    assert_eq!(world.ended(&id, 1_200_000), OperationPhase::Done);
+    (from, world.performed)
+}
+
+fn start(kind: OperationKind) -> World {
+    if kind == OperationKind::Create { World::new(7, 2, Faults::default()) } else { created(7, 2) }
+}
+
+/// Every place at which the power may go, one after the other: before and after each write, on either end. That no command
+/// runs twice is looked at after each event.
+fn cut_everywhere(kind: OperationKind, node: Option<usize>) {
+    let (from, to) = actions_of(kind, node);
+    assert!(to - from > 20, "{kind}: {} actions", to - from);
+    for at in from + 1..=to {
+        let mut world = start(kind);
+        world.cut_at = Some(at);
+        let id = world.operation(kind, node.map(name));
+        world.run_until("the cut", 1_200_000, |world| world.performed >= at);
+        let phase = finish(&mut world, &id);
+        if phase != OperationPhase::Done {
+            world.fail(&format!("{kind}, cut before action {at}: {phase}"));
+        }
+        if kind == OperationKind::NodeLeave {
+            let left = &world.pis[1].kept;
+            assert_eq!(*left, Kept::Blank, "cut before action {at}");
+        } else {
+            all_in(&mut world);
+        }
+        settles(&mut world);
+    }
+    println!("{kind}: cut before each of {} actions", to - from);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_write_of_a_create_runs_nothing_twice() {
+    cut_everywhere(OperationKind::Create, None);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_write_of_a_rebuild_runs_nothing_twice() {
+    cut_everywhere(OperationKind::Rebuild, None);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_write_of_a_rolling_reboot_runs_nothing_twice() {
+    cut_everywhere(OperationKind::Reboot, None);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_write_of_a_leave_runs_nothing_twice() {
+    cut_everywhere(OperationKind::NodeLeave, Some(2));
+}
+
+/// More requests and commands than either end remembers, while old messages are played again.
+#[test]
+fn sessions_are_renewed_under_work_and_nothing_runs_twice() {
+    let mut world = created(11, 2);
+    world.storm(Faults { loss: 50, duplicate: 100, delay: 100, replay: 300, ..Faults::default() });
+    for _ in 0..120 {
+        let blink = world.operation(OperationKind::NodeIdentify, Some(name(2)));
+        world.answer(&blink);
+        world.run_until("blinked", 120_000, |world| world.record.operations.iter().all(|held| !held.is_active()));
+    }
+    assert!(world.renewed >= 4, "renewed {} times", world.renewed);
+    assert!(world.faults_done > 100, "{} faults", world.faults_done);
+    println!("{} sessions were renewed, {} faults", world.renewed, world.faults_done);
+}
+
 fn seeds(from: u64, count: u64) {
     let (mut events, mut faults, mut partly) = (0, 0, 0);
     for seed in from..from + count {

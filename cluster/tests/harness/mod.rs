@@ -112,6 +112,10 @@ pub(crate) struct World {
     sequence: u64,
     pub(crate) retained: BTreeMap<String, (Topic, Vec<u8>)>,
     pub(crate) archive: Vec<(Topic, Vec<u8>)>,
+    /// How many actions were performed, on whatever end.
+    pub(crate) performed: u64,
+    /// The power of whoever performs that action goes before it.
+    pub(crate) cut_at: Option<u64>,
     sessions: u64,
     pub(crate) responses: BTreeMap<RequestId, ConsoleResponse>,
     asking: BTreeMap<RequestId, ConsoleRequest>,
@@ -164,6 +168,8 @@ impl World {
             sequence: 0,
             retained: BTreeMap::new(),
             archive: Vec::new(),
+            performed: 0,
+            cut_at: None,
             sessions: 0,
             responses: BTreeMap::new(),
             asking: BTreeMap::new(),
@@ -456,9 +462,21 @@ impl World {
         }
     }
 
+    /// Counts an action, and says whether the power goes before it.
+    pub(crate) fn cuts_here(&mut self) -> bool {
+        self.performed += 1;
+        self.cut_at == Some(self.performed)
+    }
+
     fn perform(&mut self, actions: Vec<coordinator::Action>) {
         let mut renewal = None;
         for action in actions {
+            if self.cuts_here() {
+                self.faults_done += 1;
+                self.note(format!("the master's power goes before {action:?}"));
+                self.power_cut(0);
+                return;
+            }
             if self.random.hits(self.faults.crash) {
                 self.faults_done += 1;
                 self.note("the coordinator dies between two actions".into());

@@ -302,6 +302,13 @@ impl World {
             if self.pis[index].life != life {
                 return;
             }
+            if self.cuts_here() {
+                self.faults_done += 1;
+                let name = self.pis[index].name.clone();
+                self.note(format!("the power of {name} goes before {action:?}"));
+                self.power_cut(index);
+                return;
+            }
             if self.random.hits(self.faults.crash) {
                 self.faults_done += 1;
                 let name = self.pis[index].name.clone();
