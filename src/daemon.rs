@@ -11,7 +11,7 @@ use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Trust};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
-use crate::link::{Link, LinkConfig, OwnPresence, Tls};
+use crate::link::{Link, LinkConfig, Network, OwnPresence, Tls};
 use crate::store::Store;
 use anyhow::Context;
 use beehive_mqtt::node::{BrokerTrust, Role};
@@ -46,8 +46,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
              engine is the simulated one"
         );
     }
+    let mut network = Network::Up;
     let tls = match config.broker.tls {
-        TlsSwitch::On => Some(Tls::load(&config.keys.dir, &config.crew).context("tls = \"on\" in [broker]")?),
+        TlsSwitch::On => match Tls::load(&config.keys.dir, &config.crew) {
+            Ok(tls) => Some(tls),
+            // the button is more than the wire: without certificates this Pi connects to nobody and works alone
+            Err(error) => {
+                tracing::error!(
+                    "tls = \"on\" in [broker], and {error}; this Pi connects to no broker until it has its certificates and \
+                     is started again; the button works"
+                );
+                network = Network::Cut;
+                None
+            }
+        },
         TlsSwitch::Off => None,
     };
     full_speed_on_panic(&config);
@@ -72,6 +84,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Audience::Node(config.node.clone()),
         presence,
     ));
+    // before it has had a chance to connect: nothing was awaited since
+    link.set_network(network);
     let parts = AgentParts {
         settings: agent_settings(&config, start),
         board,
@@ -89,6 +103,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => ended_well(agent.await?)?,
         Some(plane) => {
             let (link, inbound) = coordinator_link(&config, &trust, tls, start);
+            link.set_network(network);
             let parts = CoordinatorParts {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),

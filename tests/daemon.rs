@@ -560,6 +560,20 @@ async fn a_broker_elsewhere_is_refused_unless_the_configuration_insists() {
 }
 
 #[test]
+fn a_pi_without_its_certificates_speaks_to_nobody_and_goes_on() {
+    let mut crew = Crew::new(&TWO, 0);
+    crew.broker_extra = "tls = \"on\"";
+    crew.start("pi-2");
+    crew.logged("pi-2", "connects to no broker");
+    // it is up and attends to its Pi: its node's core has said so
+    crew.logged("pi-2", "kind=Started");
+    assert!(!crew.broker.log().contains("pi-2"), "it went to the broker without TLS: {}", crew.broker.log());
+    let (status, _) = crew.terminate("pi-2");
+    assert_eq!(status.code(), Some(0), "{}", crew.log("pi-2"));
+    assert!(!crew.broker.log().contains("pi-2"), "{}", crew.broker.log());
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_with_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("b.toml");

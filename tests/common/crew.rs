@@ -174,6 +174,11 @@ impl Crew {
         assert!(self.processes.insert(name.to_owned(), child).is_none(), "{name} runs already");
     }
 
+    /// A node's process.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.processes[name].id()
+    }
+
     /// Ends a node as a power cut would.
     pub fn kill(&mut self, name: &str) {
         let mut child = self.processes.remove(name).unwrap();

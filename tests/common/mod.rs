@@ -100,9 +100,10 @@ pub fn mosquitto() -> PathBuf {
 /// `None` if it ends instead of listening.
 fn spawn(dir: &Path, port: u16, limits: &str) -> Option<Child> {
     let config = dir.join("mosquitto.conf");
-    // "user" only matters to root, whose folder the user "mosquitto" could not read
+    // "user" only matters to root, whose folder the user "mosquitto" could not read; no delay, as `beehive broker config`
+    // has it: small messages that are answered would wait 40 ms each
     let text = format!(
-        "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n{limits}\
+        "user root\nset_tcp_nodelay true\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n{limits}\
          log_dest stderr\nlog_type all\n"
     );
     fs::write(&config, text).unwrap();
@@ -184,6 +185,11 @@ impl Plain {
     pub async fn publish_carelessly(&self, topic: &str, retain: Retain, payload: &[u8]) {
         let retain = matches!(retain, Retain::Yes);
         self.client.publish(topic, QoS::AtLeastOnce, retain, payload).await.unwrap();
+    }
+
+    /// Publishes at quality of service 0.
+    pub async fn publish_at_most_once(&self, topic: &str, payload: &[u8]) {
+        self.client.publish(topic, QoS::AtMostOnce, false, payload).await.unwrap();
     }
 
     /// The next message.
