@@ -21,8 +21,6 @@ mod crew;
 mod ends;
 #[path = "../tests/common/keys.rs"]
 mod keys;
-#[path = "../tests/common/proxy.rs"]
-mod proxy;
 
 use beehive::keys::new_nonce;
 use beehive::link::{Incoming, LinkEvent};
@@ -32,10 +30,10 @@ use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::{Command, Verb};
 use beehive_mqtt::node::{CommandResult, Connection, NodeState, Presence, Role};
 use beehive_mqtt::{Topic, decode};
+use common::proxy::{Proxy, Weather};
 use common::{Mosquitto, Plain, Retain};
 use crew::{Crew, MASTER, pi, read, wire};
 use ends::{End, name, state};
-use proxy::{Proxy, Weather};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -449,6 +449,9 @@ every! {
 
 // ---- every message
 
+/// Whether some bytes are read as a certain message.
+pub type Is = Box<dyn Fn(&[u8]) -> Result<bool, DecodeError>>;
+
 /// A message with what it takes to make it, and to read it back.
 pub struct Sample {
     /// The fixture's name.
@@ -463,7 +466,7 @@ pub struct Sample {
     pub body: String,
     pub bytes: Vec<u8>,
     /// Whether some bytes are read as this message.
-    pub is: Box<dyn Fn(&[u8]) -> Result<bool, DecodeError>>,
+    pub is: Is,
 }
 
 fn sample<P: Payload + PartialEq + 'static>(name: &str, fill: Fill, topic: Topic, payload: P) -> Sample {
