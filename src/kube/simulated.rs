@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::command::MAX_SECRET_BYTES;
@@ -43,6 +43,9 @@ pub const SNAPSHOT_FILE: &str = "kubernetes-simulated-snapshot";
 
 /// What a simulated credential begins with, so that one of another engine is named as such.
 const CREDENTIAL_SCHEME: &str = "beehive-simulated-1";
+
+/// How long a credential opens anything: as long as the coordinator waits for the join that it was minted for.
+const LIFETIME: Duration = Duration::from_secs(300);
 
 /// The bytes of a credential's secret part: 128 random bits (122 of them, to be exact: a version-4 UUID) as hexadecimal.
 const SECRET_BYTES: usize = 32;
@@ -80,6 +83,19 @@ struct Invitation {
     sha256: String,
     /// The node's state when it was minted; only another one can be the joined node's.
     minted_at: Option<StateId>,
+    /// Until when it counts. Not stored: after a restart its time begins anew, or a join under way would be for nothing.
+    #[serde(skip, default = "lifetime_from_now")]
+    until: Instant,
+}
+
+fn lifetime_from_now() -> Instant {
+    Instant::now() + LIFETIME
+}
+
+impl Invitation {
+    fn is_alive(&self) -> bool {
+        Instant::now() < self.until
+    }
 }
 
 /// Which state of a node: no two are alike in all three.
@@ -218,7 +234,10 @@ impl ControlPlane {
         match serving(&mut self.lock()) {
             Ok(kept) => {
                 kept.cluster == parsed.cluster
-                    && matches!(kept.invitations.get(&parsed.node), Some(invitation) if invitation.sha256 == hash)
+                    && matches!(
+                        kept.invitations.get(&parsed.node),
+                        Some(invitation) if invitation.sha256 == hash && invitation.is_alive()
+                    )
             }
             Err(_) => false,
         }
@@ -274,7 +293,7 @@ fn register(shared: &mut Shared) {
             continue;
         }
         let invited = match kept.invitations.get(node) {
-            Some(invitation) => invitation.minted_at.as_ref() != Some(&heard.id),
+            Some(invitation) => invitation.is_alive() && invitation.minted_at.as_ref() != Some(&heard.id),
             None => *node == kept.master,
         };
         if invited {
@@ -432,7 +451,7 @@ impl Kubernetes for SimulatedKubernetes {
                             reason: format!("the API server serves {}, not {cluster}", kept.cluster),
                         });
                     }
-                    kept.invitations.insert(node.clone(), Invitation { sha256, minted_at });
+                    kept.invitations.insert(node.clone(), Invitation { sha256, minted_at, until: lifetime_from_now() });
                     Ok(())
                 })?;
                 Ok(KubeDone::Credential(minted))
@@ -751,6 +770,26 @@ mod tests {
         fixture.says(WORKER, &state(Some("c1"), EngineRun::Running, 9));
         assert!(fixture.see(WORKER).is_some());
         assert!(!fixture.plane.knows(&credential), "it is used up");
+    }
+
+    #[tokio::test]
+    async fn a_credential_lives_as_long_as_a_join_may_take() {
+        let fixture = Fixture::new();
+        let before = Instant::now();
+        let credential = fixture.mint(WORKER).await;
+        assert!(fixture.plane.knows(&credential));
+        {
+            let mut shared = fixture.plane.lock();
+            let invitation = serving(&mut shared).unwrap().invitations.get_mut(&node(WORKER)).unwrap();
+            let lifetime = invitation.until - before;
+            assert!(lifetime >= LIFETIME && lifetime < LIFETIME + before.elapsed(), "{lifetime:?}");
+            // and that time is over
+            invitation.until = Instant::now();
+        }
+        assert!(!fixture.plane.knows(&credential));
+        fixture.says(WORKER, &state(None, EngineRun::Stopped, 1));
+        fixture.says(WORKER, &state(Some("c1"), EngineRun::Running, 2));
+        assert_eq!(fixture.see(WORKER), None, "who comes too late is not let in");
     }
 
     #[test]
