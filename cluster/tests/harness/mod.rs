@@ -19,7 +19,7 @@ use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Prese
 use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use sign::signed;
+use sign::{Fnv, signed};
 
 pub(crate) use kube::Kube;
 pub(crate) use pi::{Kept, Pi};
@@ -112,6 +112,8 @@ pub(crate) struct World {
     sequence: u64,
     pub(crate) retained: BTreeMap<String, (Topic, Vec<u8>)>,
     pub(crate) archive: Vec<(Topic, Vec<u8>)>,
+    /// Everything that was delivered and done, in order.
+    pub(crate) trace: Fnv,
     /// How many actions were performed, on whatever end.
     pub(crate) performed: u64,
     /// The power of whoever performs that action goes before it.
@@ -168,6 +170,7 @@ impl World {
             sequence: 0,
             retained: BTreeMap::new(),
             archive: Vec::new(),
+            trace: Fnv::new(),
             performed: 0,
             cut_at: None,
             sessions: 0,
@@ -471,6 +474,7 @@ impl World {
     fn perform(&mut self, actions: Vec<coordinator::Action>) {
         let mut renewal = None;
         for action in actions {
+            self.trace.add(format!("{action:?}").as_bytes());
             if self.cuts_here() {
                 self.faults_done += 1;
                 self.note(format!("the master's power goes before {action:?}"));
@@ -633,6 +637,8 @@ impl World {
     fn arrives(&mut self, topic: Topic, bytes: &[u8]) {
         use coordinator::Event;
         sign::check(&topic, bytes);
+        self.trace.add(topic.name(&broker::crew()).as_bytes());
+        self.trace.add(bytes);
         match topic {
             Topic::Command(node) => {
                 let command: Command = decode(bytes).unwrap();

@@ -302,6 +302,7 @@ impl World {
             if self.pis[index].life != life {
                 return;
             }
+            self.trace.add(format!("{action:?}").as_bytes());
             if self.cuts_here() {
                 self.faults_done += 1;
                 let name = self.pis[index].name.clone();

@@ -6,7 +6,33 @@ use super::broker::crew;
 use beehive_mqtt::command::{SealContext, SealedCredential};
 use beehive_mqtt::sign::{Signature, Writer};
 use beehive_mqtt::{Distrust, KeyId, Payload, Signer, Topic, encode, verify};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+/// FNV-1a, 64 bits: the same on every machine, whatever its words are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Adds some bytes, and where they end.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&u32::try_from(bytes.len()).unwrap().to_be_bytes()) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn value(self) -> u64 {
+        self.0
+    }
+}
+
+fn hash(parts: &[&[u8]]) -> [u8; 8] {
+    let mut hash = Fnv::new();
+    parts.iter().for_each(|part| hash.add(part));
+    hash.value().to_be_bytes()
+}
 
 struct Hashed(KeyId);
 
@@ -16,23 +42,19 @@ impl Signer for Hashed {
     }
 
     fn sign(&self, message: &[u8]) -> Signature {
-        let mut hasher = DefaultHasher::new();
-        (self.0, message).hash(&mut hasher);
         let mut bytes = [0; 64];
-        bytes[..8].copy_from_slice(&hasher.finish().to_be_bytes());
+        bytes[..8].copy_from_slice(&hash(&[&self.0.0, message]));
         Signature(bytes)
     }
 }
 
 fn writer(topic: &Topic) -> Hashed {
-    let mut hasher = DefaultHasher::new();
-    match topic.writer() {
-        Writer::Node(node) => (1, node.as_str()).hash(&mut hasher),
-        Writer::Coordinator => 2.hash(&mut hasher),
-        Writer::User(user) => (3, user.as_str()).hash(&mut hasher),
-        Writer::Crew => 4.hash(&mut hasher),
-    }
-    Hashed(KeyId(hasher.finish().to_be_bytes()))
+    Hashed(KeyId(match topic.writer() {
+        Writer::Node(node) => hash(&[b"node", node.as_str().as_bytes()]),
+        Writer::Coordinator => hash(&[b"coordinator"]),
+        Writer::User(user) => hash(&[b"user", user.as_str().as_bytes()]),
+        Writer::Crew => hash(&[b"crew"]),
+    }))
 }
 
 /// A message of `topic`, signed by whom it has to be.
@@ -46,11 +68,7 @@ pub(super) fn key(topic: &Topic) -> KeyId {
 }
 
 fn pad(context: &SealContext<'_>, length: usize) -> Vec<u8> {
-    let byte = |index: usize| {
-        let mut hasher = DefaultHasher::new();
-        (index, context.bytes()).hash(&mut hasher);
-        hasher.finish().to_be_bytes()[0]
-    };
+    let byte = |index: usize| hash(&[&u32::try_from(index).unwrap().to_be_bytes(), &context.bytes()])[0];
     (0..length).map(byte).collect()
 }
 
