@@ -11,6 +11,10 @@ use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
 use beehive_mqtt::node::PowerGoal;
 use harness::{Faults, Kept, Random, World, name};
 
+/// Under an emulated processor everything takes twenty times as long. That it behaves there as here is shown by the seeds
+/// whose hash is pinned; of the others a part does.
+const PART: usize = if cfg!(target_arch = "arm") { 6 } else { 1 };
+
 fn created(seed: u64, nodes: usize) -> World {
     let mut world = World::new(seed, nodes, Faults::default());
     let create = world.operation(OperationKind::Create, None);
@@ -317,7 +321,7 @@ fn start(kind: OperationKind) -> World {
 fn cut_everywhere(kind: OperationKind, node: Option<usize>) {
     let (from, to) = actions_of(kind, node);
     assert!(to - from > 20, "{kind}: {} actions", to - from);
-    for at in from + 1..=to {
+    for at in (from + 1..=to).step_by(PART) {
         let mut world = start(kind);
         world.cut_at = Some(at);
         let id = world.operation(kind, node.map(name));
@@ -385,12 +389,12 @@ fn seeds(from: u64, count: u64) {
 
 #[test]
 fn storms_end_as_asked() {
-    seeds(1_000, 120);
+    seeds(1_000, 120 / PART as u64);
 }
 
 #[test]
 fn more_storms_end_as_asked() {
-    seeds(2_000, 120);
+    seeds(2_000, 120 / PART as u64);
 }
 
 /// A seed is the whole of a run: the same bytes are delivered and the same actions done, in the same order, on every machine.
