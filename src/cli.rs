@@ -103,7 +103,7 @@ pub struct BridgeArgs {
 /// `beehive crew …`.
 #[derive(Debug, Subcommand)]
 pub enum CrewCommand {
-    /// Makes a new crew: its own key, keys for each node and user, the signed manifest
+    /// Makes a new crew: its own key, keys and certificates for each node and user, the signed manifest, the broker's files
     Init {
         /// The crew's name
         #[arg(value_name = "NAME")]
@@ -253,7 +253,7 @@ pub struct BrokerApplyArgs {
 }
 
 /// Where the broker's files lie.
-const BROKER_DIR: &str = "/etc/mosquitto/beehive";
+pub const BROKER_DIR: &str = "/etc/mosquitto/beehive";
 
 /// A place that can stand in mosquitto's configuration, which knows no quotes.
 fn plain_path(text: &str) -> Result<PathBuf, String> {

@@ -574,6 +574,29 @@ fn a_pi_without_its_certificates_speaks_to_nobody_and_goes_on() {
 }
 
 #[test]
+fn one_command_makes_a_crew_with_its_keys_certificates_and_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("bee");
+    let args = ["crew", "init", "bee", "--node", "pi-1", "--node", "pi-2", "--operator", "ann", "--dir"];
+    let made = beehive(&[&args[..], &[root.to_str().unwrap()]].concat());
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.stdout.contains("beehive broker apply") && made.stdout.contains("crew.key"), "{made:?}");
+    for who in ["nodes/pi-1", "nodes/pi-2", "operators/ann"] {
+        for file in ["identity.toml", "crew.pub", "manifest.json", "ca.crt", "tls.crt", "tls.key"] {
+            assert!(root.join(who).join(file).is_file(), "{who}/{file}");
+        }
+    }
+    assert!(fs::read_dir(root.join("broker")).unwrap().count() >= 4);
+    for secret in ["crew.key", "nodes/pi-1/identity.toml", "nodes/pi-1/tls.key", "operators/ann/tls.key"] {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(root.join(secret)).unwrap().permissions());
+        assert_eq!(mode & 0o077, 0, "{secret} may be read by others");
+    }
+    // and does not do so twice
+    let again = beehive(&[&args[..], &[root.to_str().unwrap()]].concat());
+    assert_eq!(again.code, 1, "{again:?}");
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_with_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("b.toml");

@@ -1,10 +1,13 @@
 //! `beehive broker …`: from the command line to the folder.
 
 use super::apply::{Applied, Places, apply};
+use super::broker::PORT;
 use super::folder::{Folder, Site};
 use super::keys::{Change, KeyFolder, NewCrew};
 use super::tls::Identity;
-use crate::cli::{BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, crews_dir};
+use crate::cli::{
+    BROKER_DIR, BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, crews_dir,
+};
 use beehive_mqtt::NodeName;
 use beehive_mqtt::manifest::UserRole;
 
@@ -19,13 +22,19 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
             let operators = if operators.is_empty() { vec![options.user()] } else { operators.clone() };
             let users = operators.into_iter().map(|user| (user, UserRole::Operator)).collect();
             KeyFolder::new(&dir).init(&NewCrew { crew: crew.clone(), nodes: nodes.clone(), users })?;
+            let site = Site { dir: BROKER_DIR.into(), port: PORT, hosts: Vec::new() };
+            let folder = Folder::new(&dir);
+            folder.write(&site, &[])?;
             return Ok(format!(
-                "crew {crew}: {} nodes; {} coordinates. {} holds its keys.\nKeep {} off the Pis, and keep a copy of it.\n\
-                 Next: `beehive broker config {}`, then copy nodes/NODE to /etc/beehive/identity on each Pi\n",
+                "crew {crew}: {} nodes; {} coordinates. {} holds its keys and certificates.\nKeep {} off the Pis, and keep a \
+                 copy of it.\nNext: copy nodes/NODE to /etc/beehive/identity on each Pi, and {} to the broker's machine; run \
+                 there, as root:\n  beehive broker apply broker\n(`beehive broker config {}` makes it for another port, place \
+                 or name, and lets tools in)\n",
                 nodes.len(),
                 nodes.first().map_or("nobody", NodeName::as_str),
                 dir.display(),
                 dir.join("crew.key").display(),
+                folder.broker().display(),
                 dir.display()
             ));
         }
