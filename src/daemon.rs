@@ -99,11 +99,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let agent = agent::run(parts, ended(stop.clone()));
 
-    match plane.filter(|_| place == Place::Member) {
+    // a stranger coordinates nothing, and neither does who speaks to nobody
+    match plane.filter(|_| place == Place::Member && network == Network::Up) {
         None => ended_well(agent.await?)?,
         Some(plane) => {
             let (link, inbound) = coordinator_link(&config, &trust, tls, start);
-            link.set_network(network);
             let parts = CoordinatorParts {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),

@@ -10,9 +10,10 @@ mod crew;
 #[path = "common/keys.rs"]
 mod keys;
 
+use beehive::crew::keys::{Change, KeyFolder};
 use beehive_mqtt::command::{Command, Verb, VerbName};
 use beehive_mqtt::console::{ConsoleResponse, ResponseStatus};
-use beehive_mqtt::coordinator::{OperationPhase, StepKind, StepState};
+use beehive_mqtt::coordinator::{CoordinatorState, OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{
     BrokerTrust, CommandResult, CommandStatus, Connection, NodeInfo, PartStatus, Presence, Telemetry,
 };
@@ -571,6 +572,41 @@ fn a_pi_without_its_certificates_speaks_to_nobody_and_goes_on() {
     let (status, _) = crew.terminate("pi-2");
     assert_eq!(status.code(), Some(0), "{}", crew.log("pi-2"));
     assert!(!crew.broker.log().contains("pi-2"), "{}", crew.broker.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_whose_term_was_given_to_another_stops_until_it_is_granted_again() {
+    let crew = Crew::started(&TWO, 0);
+    let cluster = crew.create();
+    let mut listener = crew.listener().await;
+    let state = |message: &rumqttc::Publish| read::<CoordinatorState>(message, &Topic::CoordinatorState);
+    let presence = |message: &rumqttc::Publish| read::<Presence>(message, &Topic::CoordinatorPresence);
+    listener.find("the coordinator", |message| state(message).is_some_and(|state| state.session.term == 1)).await;
+    let folder = KeyFolder::new(crew.keys.folder.path());
+    let grant = |to: &str| {
+        let manifest = folder.change(&Change::Grant(pi(to))).unwrap();
+        (manifest.term, fs::read(crew.keys.folder.path().join("manifest.json")).unwrap())
+    };
+    let (term, other) = grant("pi-2");
+    assert_eq!(term, 2);
+    listener.publish(&wire(&Topic::Manifest), Retain::Yes, &other).await;
+    let gone =
+        |message: &rumqttc::Publish| presence(message).is_some_and(|presence| presence.status == Connection::Offline);
+    listener.find("its last will", gone).await;
+    crew.logged(MASTER, "names pi-2 as coordinator now; this one stops");
+    // it says nothing more: what it signs counts for nobody any more, so nobody is told of it either
+    let refused = crew.console(&["node", "identify", "pi-2", "--timeout", "2"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    // its agent goes on, and hears that it is granted again
+    let (term, back) = grant(MASTER);
+    assert_eq!(term, 3);
+    listener.publish(&wire(&Topic::Manifest), Retain::Yes, &back).await;
+    let again = listener
+        .find("the coordinator in its new term", |message| state(message).is_some_and(|state| state.session.term == 3))
+        .await;
+    assert_eq!(state(&again).unwrap().cluster.unwrap().as_str(), cluster);
+    crew.console(&["node", "identify", "pi-2"]).with(0);
+    assert_eq!(crew.is_ready(), cluster);
 }
 
 #[test]

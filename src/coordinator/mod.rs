@@ -8,7 +8,7 @@ use crate::audit::{AuditError, Limits, Log};
 use crate::clock::Clock;
 use crate::keys::{self, new_nonce};
 use crate::kube::{Kubernetes, Observed};
-use crate::link::{Incoming, Link, LinkEvent, Refusal};
+use crate::link::{Incoming, Link, LinkEvent, Network, Refusal};
 use crate::store::Store;
 use auditor::Auditor;
 use beehive_cluster::Instant;
@@ -36,6 +36,9 @@ pub const RECORD: &str = "coordinator";
 
 /// How many answers of the API server may wait; each comes from one request.
 const OUTCOMES: usize = 64;
+
+/// How often a coordinator that the manifest does not name looks whether it does now.
+const GRANT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The wait before a store that failed is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -93,9 +96,11 @@ pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) ->
                 );
             }
         }
-        // the manifest on the broker may be newer than ours
+        // two that say who coordinates would contradict each other for ever; the agent's link goes on hearing the manifest
+        parts.link.set_network(Network::Cut);
         while let Grant::Of(_) = parts.granted() {
             tokio::select! {
+                () = tokio::time::sleep(GRANT_AGAIN) => {}
                 () = stop.as_mut() => {
                     parts.link.close("the coordinator stops").await;
                     return Ok(());
@@ -103,6 +108,7 @@ pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) ->
                 event = parts.inbound.recv() => if event.is_none() { return Ok(()) },
             }
         }
+        parts.link.set_network(Network::Up);
     }
     parts.link.close("the coordinator stops").await;
     Ok(())
