@@ -29,7 +29,7 @@ use beehive_cluster::node::{Action, Event, NodeConfig, NodeCore, NodeRecord};
 use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::{Command, Verb};
 use beehive_mqtt::node::{CommandResult, Connection, NodeState, Presence, Role};
-use beehive_mqtt::{Topic, decode};
+use beehive_mqtt::{Nonce, Topic, decode};
 use common::proxy::{Proxy, Weather};
 use common::{Mosquitto, Plain, Retain};
 use crew::{Crew, MASTER, pi, read, wire};
@@ -133,6 +133,19 @@ async fn serve(mut end: End, node: String, folder: std::path::PathBuf) {
     }
 }
 
+/// The lightest command.
+fn blink(id: &str, nonce: &Nonce) -> Command {
+    Command {
+        id: id.parse().unwrap(),
+        nonce: nonce.clone(),
+        term: 1,
+        session: 1,
+        operation: None,
+        expires_ms: 10_000,
+        verb: Verb::Identify { seconds: 1 },
+    }
+}
+
 fn percentile(times: &[Duration], percent: usize) -> f64 {
     times[(times.len() - 1) * percent / 100].as_secs_f64() * 1_000.0
 }
@@ -163,15 +176,7 @@ async fn commands() {
     for round in 0..2_000 {
         let number = round % NODES;
         let node = name(&format!("n{number}"));
-        let command = Command {
-            id: format!("c-{round}").parse().unwrap(),
-            nonce: nonces[number].clone().unwrap(),
-            term: 1,
-            session: 1,
-            operation: None,
-            expires_ms: 10_000,
-            verb: Verb::Identify { seconds: 1 },
-        };
+        let command = blink(&format!("c-{round}"), nonces[number].as_ref().unwrap());
         let begun = Instant::now();
         coordinator.link.publish(&Topic::Command(node.clone()), &command).unwrap();
         loop {
@@ -263,7 +268,14 @@ async fn flood() {
     for number in 0..30_000 {
         stranger.publish_at_most_once(&wire(&topic), &garbage(number)).await;
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // answered when the node has come to it, behind all that
+    let warm = blink("f-0", &nonce);
+    coordinator.publish_carelessly(&wire(&topic), Retain::No, &crew.keys.signed(&topic, &warm)).await;
+    coordinator
+        .find("the answer", |message| {
+            read::<CommandResult>(message, &result).is_some_and(|result| result.id == warm.id)
+        })
+        .await;
     let (before, _) = memory_kib(pid);
     let begun = Instant::now();
     let (mut times, mut sent) = (Vec::new(), 0);
@@ -278,15 +290,7 @@ async fn flood() {
         }
         if due.is_none() {
             number += 1;
-            let command = Command {
-                id: format!("f-{number}").parse().unwrap(),
-                nonce: nonce.clone(),
-                term: 1,
-                session: 1,
-                operation: None,
-                expires_ms: 10_000,
-                verb: Verb::Identify { seconds: 1 },
-            };
+            let command = blink(&format!("f-{number}"), &nonce);
             let signed = crew.keys.signed(&topic, &command);
             coordinator.publish_carelessly(&wire(&topic), Retain::No, &signed).await;
             due = Some((Instant::now(), command.id));
