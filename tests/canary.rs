@@ -117,7 +117,7 @@ fn link(
 
 /// Not a test: the crew that the test below starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the crew of the other test"]
+#[ignore = "no check: the process that the test below starts, and searches for the secret"]
 async fn the_crew() {
     let (Ok(port), Ok(dir)) = (std::env::var(CREW_PORT), std::env::var(CREW_DIR)) else { return };
     let (port, dir): (u16, PathBuf) = (port.parse().unwrap(), dir.into());

@@ -37,7 +37,8 @@ pub const RECORD: &str = "coordinator";
 /// How many answers of the API server may wait; each comes from one request.
 const OUTCOMES: usize = 64;
 
-/// How often a coordinator that the manifest does not name looks whether it does now.
+/// How often a coordinator that the manifest does not name looks whether it does now. It is off the wire meanwhile, so no
+/// message wakes it; a grant is a person's deed, for which a second is soon.
 const GRANT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The wait before a store that failed is tried again.
