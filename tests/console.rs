@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Mode, PlanStep, ResponseStatus};
 use beehive_mqtt::coordinator::{
-    ClusterPhase, CoordinatorState, Failure, Member, Membership, OperationKind, OperationNode, OperationPhase,
-    OperationSummary, Session, Slot, StepCounts, StepKind, StepReport, StepState,
+    AuditHead, ClusterPhase, CoordinatorState, Failure, Member, Membership, OperationKind, OperationNode,
+    OperationPhase, OperationSummary, Session, Slot, StepCounts, StepKind, StepReport, StepState,
 };
 use beehive_mqtt::node::{
     Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence,
@@ -79,17 +79,7 @@ impl Scripted {
 
     /// Says in which session it is; nothing is asked of one that has not said so.
     async fn session(&mut self, number: u64, nonce: &str) {
-        let state = CoordinatorState {
-            session: Session { term: 1, number, nonce: nonce.parse().unwrap() },
-            audit: beehive_mqtt::coordinator::AuditHead::NONE,
-            master: pi("pi-1"),
-            phase: ClusterPhase::Ready,
-            cluster: Some("c-1".parse().unwrap()),
-            operation: None,
-            members: Default::default(),
-            uptime_ms: 1,
-            revision: 0,
-        };
+        let state = CoordinatorState { revision: 0, ..coordinator_state(number, nonce) };
         self.say(Topic::CoordinatorState, &state).await;
     }
 
@@ -103,17 +93,7 @@ impl Scripted {
 
     /// A crew of two, the second one off.
     async fn crew(&mut self) {
-        let mut state = CoordinatorState {
-            session: Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
-            audit: beehive_mqtt::coordinator::AuditHead::NONE,
-            master: pi("pi-1"),
-            phase: ClusterPhase::Ready,
-            cluster: Some("c-1".parse().unwrap()),
-            operation: None,
-            members: Default::default(),
-            uptime_ms: 1,
-            revision: 1,
-        };
+        let mut state = coordinator_state(1, "c1");
         for (node, membership) in [("pi-1", Membership::Ready), ("pi-2", Membership::Lost)] {
             state.members.push(Member { node: pi(node), membership, slot: Slot::Free, boot: None }).unwrap();
         }
@@ -148,6 +128,21 @@ impl Scripted {
             report.steps.push(StepReport { number: *number, step: *step, state: *state }).unwrap();
         }
         self.say(Topic::OperationNode(id, pi(node)), &report).await;
+    }
+}
+
+/// A cluster without members.
+fn coordinator_state(number: u64, nonce: &str) -> CoordinatorState {
+    CoordinatorState {
+        session: Session { term: 1, number, nonce: nonce.parse().unwrap() },
+        audit: AuditHead::NONE,
+        master: pi("pi-1"),
+        phase: ClusterPhase::Ready,
+        cluster: Some("c-1".parse().unwrap()),
+        operation: None,
+        members: Default::default(),
+        uptime_ms: 1,
+        revision: 1,
     }
 }
 
@@ -188,7 +183,7 @@ fn response(id: &RequestId, status: ResponseStatus, code: &str, operation: Optio
         text: Text::cut("so it is"),
         operation: operation.map(|id| id.parse().unwrap()),
         plan: Default::default(),
-        audit: beehive_mqtt::coordinator::AuditHead::NONE,
+        audit: AuditHead::NONE,
     }
 }
 

@@ -22,8 +22,7 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, R
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
-use beehive_mqtt::{DecodeError, MAX_NODES, NodeName, Payload, RequestId, Text, Topic, UserName};
-use std::collections::BTreeMap;
+use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -69,8 +68,6 @@ struct Task {
     link: Link,
     outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
     store_failed: bool,
-    /// The newest presence of each node: its start and connection.
-    presences: BTreeMap<NodeName, (u32, u32)>,
     term: u64,
     /// The manifest's.
     revision: u64,
@@ -170,7 +167,6 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
         link: parts.link.clone(),
         outcomes,
         store_failed: false,
-        presences: BTreeMap::new(),
         term,
         revision: parts.link.trust().keyring.manifest().revision,
     };
@@ -378,16 +374,14 @@ impl Task {
         match message.topic.clone() {
             Topic::Presence(node) => {
                 let Ok(presence) = self.link.decode::<Presence>(&message) else { return };
-                // an older word is a will that was late, or was kept by somebody
-                let newest = self.presences.get(&node).is_none_or(|known| *known <= presence.order());
+                self.step(Event::Presence { node: node.clone(), presence: presence.clone() });
+                // an older word is a will that was late, or was kept by somebody; the core has not taken it
                 match presence.status {
-                    Connection::Offline if newest => self.kubernetes.observe(&node, Observed::Offline),
+                    Connection::Offline if self.core.presence_of(&node) == Some(&presence) => {
+                        self.kubernetes.observe(&node, Observed::Offline);
+                    }
                     Connection::Online | Connection::Offline => {}
                 }
-                if newest && (self.presences.contains_key(&node) || self.presences.len() < MAX_NODES) {
-                    self.presences.insert(node.clone(), presence.order());
-                }
-                self.step(Event::Presence { node, presence });
             }
             Topic::State(node) => {
                 let Ok(state) = self.link.decode::<NodeState>(&message) else { return };

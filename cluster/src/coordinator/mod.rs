@@ -540,6 +540,11 @@ impl Coordinator {
         !self.is_silent(now, node)
     }
 
+    /// The newest presence of a node.
+    pub fn presence_of(&self, node: &NodeName) -> Option<&Presence> {
+        self.seen.get(node).and_then(|seen| seen.presence.as_ref())
+    }
+
     /// The newest state of a node that counts as evidence.
     pub fn state_of(&self, node: &NodeName) -> Option<&NodeState> {
         self.seen.get(node).and_then(|seen| seen.state.as_ref())
