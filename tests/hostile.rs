@@ -4,7 +4,7 @@
 //! opens for it, and nobody believes what it tells.
 //!
 //! What it can hold back is in `tests/link_faults.rs`, and what held-back and repeated messages do to the cores in
-//! `cluster/tests`.
+//! `tests/sim`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 use beehive_mqtt::coordinator::StepKind;
-use beehive_mqtt::node::Want;
+use beehive_mqtt::node::{EngineRun, Want};
 use beehive_mqtt::{NodeName, Text};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,8 @@ pub struct PlanNode {
     pub clean: Clean,
     /// Whether Kubernetes still has a Node of that name, though the Pi is in no cluster.
     pub ghost: Ghost,
+    /// Whether its engine runs.
+    pub engine: EngineRun,
 }
 
 /// In the cluster or not.
@@ -99,6 +101,7 @@ impl Plan {
         }
     }
 
+    /// A member whose engine was stopped, by a leave that went no further, is started by joining once more.
     fn join(&mut self, node: &PlanNode, weight: Weight) {
         if node.ghost == Ghost::Present {
             self.add(StepKind::DeleteNode, &node.name, weight);
@@ -139,7 +142,7 @@ pub fn create(master: &PlanNode, nodes: &[PlanNode]) -> Vec<PlannedStep> {
         plan.initialise(&master.name);
     }
     plan.next_stage();
-    for node in nodes.iter().filter(|node| node.belongs == Belongs::Outside) {
+    for node in nodes.iter().filter(|node| node.belongs == Belongs::Outside || node.engine == EngineRun::Stopped) {
         plan.join(node, Weight::Local);
     }
     if !plan.steps.is_empty() {
@@ -329,7 +332,8 @@ mod tests {
     use super::*;
 
     fn node(name: &str, belongs: Belongs) -> PlanNode {
-        PlanNode { name: name.parse().unwrap(), belongs, clean: Clean::Yes, ghost: Ghost::Absent }
+        let (clean, ghost, engine) = (Clean::Yes, Ghost::Absent, EngineRun::Running);
+        PlanNode { name: name.parse().unwrap(), belongs, clean, ghost, engine }
     }
 
     fn words(steps: &[PlannedStep]) -> Vec<alloc::string::String> {

@@ -6,9 +6,9 @@ use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduli
 use crate::plan::{Belongs, Weight};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb};
+use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
 use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::node::{CommandResult, CommandStatus, Lifecycle, PowerPhase, ShutdownOutcome};
+use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, PowerPhase, ShutdownOutcome};
 use beehive_mqtt::{CommandId, NodeName, Nonce, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
@@ -22,6 +22,10 @@ pub const ATTEMPTS: u32 = 3;
 
 /// The wait before a second attempt; it doubles with each further one.
 pub const RETRY_MS: u64 = 2_000;
+
+/// How long rolling work waits for a slot whose holder does not come back, before it gives that node up: as long as the
+/// longest step takes twice over. Somebody who sees it waiting frees the slot (`node uncordon`) or brings the holder back.
+pub const SLOT_WAIT_MS: u64 = 1_800_000;
 
 /// How long Identify blinks.
 const IDENTIFY_S: u16 = 30;
@@ -47,6 +51,14 @@ pub(crate) struct Live {
 enum Patient {
     Yes,
     No,
+}
+
+impl Live {
+    /// The coordinator was away for so long, and its steps are given that time again.
+    pub(super) fn slept(&mut self, ms: u64) {
+        self.begun = self.begun.plus_ms(ms);
+        self.deadline = self.deadline.plus_ms(ms);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +173,8 @@ impl Coordinator {
 
     fn begin_pending(&mut self, now: Instant, id: &OperationId) {
         let Some(operation) = self.operation(id) else { return };
-        if operation.phase != OperationPhase::Running || operation.has_lost_its_sense() {
+        let called_off = operation.phase == OperationPhase::Aborting;
+        if !operation.is_active() || operation.has_lost_its_sense() {
             return;
         }
         let Some(stage) = operation.steps.iter().filter(|step| !step.has_ended()).map(|step| step.stage).min() else {
@@ -172,6 +185,7 @@ impl Coordinator {
             .iter()
             .enumerate()
             .filter(|(_, step)| step.state == StepState::Pending && step.stage == stage)
+            .filter(|(index, _)| !called_off || operation.is_committed(*index))
             .map(|(index, _)| index)
             .collect();
         for index in pending {
@@ -203,9 +217,15 @@ impl Coordinator {
             if busy >= usize::from(self.config.max_parallel.max(1)) {
                 return;
             }
-            if let Some(reason) = self.slot_refusal(operation.kind, operation.scope, step.kind, &node) {
+            if let Some(reason) = self.slot_refusal(operation, step.kind, &node) {
                 // told in the node's steps through `waits`
-                self.told.slot_waits.insert((id.clone(), node), reason);
+                let wait = self.told.slot_waits.entry((id.clone(), node)).or_insert((Text::new(), now));
+                wait.0 = reason;
+                let (reason, since) = wait.clone();
+                if now.since_ms(since) >= SLOT_WAIT_MS {
+                    let reason = Text::format(format_args!("timed out: {reason}"));
+                    self.end(now, id, index, StepState::Failed, reason);
+                }
                 continue;
             }
             self.told.slot_waits.remove(&(id.clone(), node));
@@ -214,9 +234,12 @@ impl Coordinator {
     }
 
     /// Why rolling work on this node must wait for a slot.
-    fn slot_refusal(&self, kind: OperationKind, scope: Scope, step: StepKind, node: &NodeName) -> Option<Text<160>> {
+    fn slot_refusal(&self, operation: &Operation, step: StepKind, node: &NodeName) -> Option<Text<160>> {
+        // what a button asked for is never refused a slot: it proceeds, and is over the limit
         let begins = match step {
-            StepKind::Cordon => is_rolling(kind) && scope == Scope::Exclusive,
+            StepKind::Cordon => {
+                is_rolling(operation.kind) && operation.scope == Scope::Exclusive && operation.request.is_none()
+            }
             StepKind::Snapshot
             | StepKind::Drain
             | StepKind::Uncordon
@@ -238,9 +261,11 @@ impl Coordinator {
         // its button was pressed: it goes down, and is worked on when it is back
         let leaves =
             self.record.cordon_of(node).is_some_and(|cordon| matches!(cordon.release, Release::OnReturn { .. }));
-        let pressed = self.record.operations.iter().any(|held| {
-            held.scope == Scope::Local && held.kind != OperationKind::NodeIdentify && held.node.as_ref() == Some(node)
-        });
+        let pressed = self
+            .record
+            .operations
+            .iter()
+            .any(|held| held.scope == Scope::Local && held.request.is_some() && held.node.as_ref() == Some(node));
         if leaves || pressed {
             return Some(Text::cut("waits for its return: it goes down by itself"));
         }
@@ -374,12 +399,13 @@ impl Coordinator {
 
     /// When something is due for the steps that run.
     pub(super) fn step_deadlines(&self) -> impl Iterator<Item = Instant> + '_ {
-        self.live.values().map(|live| {
+        let slots = self.told.slot_waits.values().map(|(_, since)| since.plus_ms(SLOT_WAIT_MS));
+        slots.chain(self.live.values().map(|live| {
             let sends = if live.kube.is_some() { live.deadline } else { live.send_at.min(live.deadline) };
             // after that a silent node is given up
             let patience = live.begun.plus_ms(super::SILENT_MS);
             if live.patient == Patient::Yes { sends.min(patience) } else { sends }
-        })
+        }))
     }
 
     // ---- driving
@@ -448,7 +474,8 @@ impl Coordinator {
                     _ => self.record.cluster.as_ref().map(|cluster| cluster.id.clone()),
                 };
                 let there = state.is_some_and(|state| {
-                    state.lifecycle == Lifecycle::Member && wanted.is_some() && state.engine.cluster == wanted
+                    let runs = state.lifecycle == Lifecycle::Member && state.engine.run == EngineRun::Running;
+                    runs && wanted.is_some() && state.engine.cluster == wanted
                 });
                 if there {
                     return Verdict::Done(Text::cut("is in the cluster"));
@@ -580,7 +607,17 @@ impl Coordinator {
                 }
                 KubeWork::Uncordon(node.clone())
             }
-            StepKind::Drain => KubeWork::Drain { node: node.clone(), deadline_ms: drain_ms.min(deadline_ms) },
+            // a drain cordons too. What its operation cordoned may have been opened since: it was paused, and the node was
+            // down and is back
+            StepKind::Drain => match self.own_cordon(id, &node) {
+                Own::Yes | Own::No(_) => KubeWork::Drain { node: node.clone(), deadline_ms: drain_ms.min(deadline_ms) },
+                Own::Wait => {
+                    if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
+                        live.send_at = now.plus_ms(RETRY_MS);
+                    }
+                    return;
+                }
+            },
             StepKind::DeleteNode => KubeWork::DeleteNode(node.clone()),
             StepKind::Join if live.credential.is_none() => {
                 let Some(cluster) = self.record.cluster.as_ref().map(|cluster| cluster.id.clone()) else {
@@ -718,6 +755,11 @@ impl Coordinator {
                     result.reason.clone()
                 };
                 let here = self.state_of(node).is_some_and(|state| state.boot == result.boot);
+                // its agent has restarted and forgotten that it wanted to go, or it has gone on without the answer: which of
+                // the two, its next states show
+                if result.verb == VerbName::Answer && result.code.as_str() == "unchanged" {
+                    self.change(&id, index, |step| step.boot_before = None);
+                }
                 match self.step_at(&id, index).map(|step| step.kind) {
                     // its new state is on its way; until then its old one would be taken for the new
                     Some(StepKind::Reboot) if !here => {
@@ -959,10 +1001,14 @@ impl Coordinator {
         if essential || operation.phase == OperationPhase::Aborting {
             let reason = if essential { "an essential step failed" } else { "the operation was aborted" };
             let mut changed = false;
-            for step in operation.steps.iter_mut().filter(|step| step.state == StepState::Pending) {
-                step.state = StepState::Skipped;
-                step.reason = Text::cut(reason);
-                changed = true;
+            for index in 0..operation.steps.len() {
+                let goes_on = !essential && operation.is_committed(index);
+                let Some(step) = operation.steps.get_mut(index) else { continue };
+                if step.state == StepState::Pending && !goes_on {
+                    step.state = StepState::Skipped;
+                    step.reason = Text::cut(reason);
+                    changed = true;
+                }
             }
             // a wait does nothing that would have to be brought to its end
             for step in operation.steps.iter_mut() {
@@ -1044,15 +1090,20 @@ impl Coordinator {
                 if !goes {
                     return None;
                 }
-                let seen = || self.state_of(&node).map(|state| state.boot.clone());
                 let done = step.state == StepState::Done;
-                step.boot_before.clone().or_else(|| if done { seen() } else { None })
+                match (&step.boot_before, step.kind) {
+                    (Some(boot), _) => Some(Some(boot.clone())),
+                    // as soon as it is ready and says that it runs
+                    (None, StepKind::LetGo) if done => Some(None),
+                    (None, _) if done => self.state_of(&node).map(|state| Some(state.boot.clone())),
+                    (None, _) => None,
+                }
             });
             let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == node) else { continue };
             cordon.release = if operation.kind == OperationKind::NodeDrain && done {
                 Release::ByOperator
             } else if let Some(boot) = went {
-                Release::OnReturn { boot: Some(boot), start: cordon.start }
+                Release::OnReturn { boot, start: cordon.start }
             } else {
                 Release::WithOperation
             };

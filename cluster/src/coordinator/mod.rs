@@ -23,7 +23,7 @@ mod record;
 mod report;
 mod requests;
 
-pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, limit_ms};
+pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, limit_ms};
 pub use record::{
     ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Operation, Release, Scope, Step, WISHES,
     Wish,
@@ -41,7 +41,9 @@ use beehive_mqtt::coordinator::{
     CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary, Session,
     StepState,
 };
-use beehive_mqtt::node::{CommandResult, Connection, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence};
+use beehive_mqtt::node::{
+    CommandResult, Connection, EngineRun, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence,
+};
 use beehive_mqtt::{BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, Text, Topic, UserName};
 
 /// How long a node may be silent before it is shown as lost and commands to it are given up: six heartbeats, so that a
@@ -58,6 +60,9 @@ const BACK_AFTER_MS: u64 = HEARTBEAT_MS;
 /// How far ahead of ours a session may be that a node claims to have heard of. No coordinator starts a million times; a
 /// node that lies cannot push the number to its end.
 const MAX_LEAD: u64 = 1_000_000;
+
+/// So much later than it was due an event shows that the coordinator itself was away. A loaded Pi is late by a second.
+const ASLEEP_MS: u64 = 5_000;
 
 /// How many events wait for a store that fails; the newest ones.
 const HELD_EVENTS: usize = 64;
@@ -259,6 +264,8 @@ pub struct Coordinator {
     nonce: Nonce,
     renewal: Renewal,
     told: report::Told,
+    /// When the next event was due at the latest.
+    due: Option<Instant>,
     out: Vec<Action>,
     saved: Saved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
@@ -298,6 +305,7 @@ impl Coordinator {
             kube_owners: BTreeMap::new(),
             next_token: 1,
             told: report::Told::default(),
+            due: None,
             out: Vec::new(),
             saved: Saved::Yes,
             behind: Vec::new(),
@@ -317,6 +325,7 @@ impl Coordinator {
         core.unpause();
         core.clear_what_is_over();
         let actions = core.finish(now);
+        core.due = Some(core.next_deadline(now));
         (core, actions)
     }
 
@@ -341,6 +350,30 @@ impl Coordinator {
 
     /// Takes one event and says what is to be done.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        self.notice_sleep(now);
+        let actions = self.take(now, event);
+        self.due = Some(self.next_deadline(now));
+        actions
+    }
+
+    /// Whoever calls was to come by a certain time and comes much later: it was the coordinator that was away (its machine
+    /// was suspended, its process stopped, its clock leapt), and nobody's silence meanwhile says anything.
+    fn notice_sleep(&mut self, now: Instant) {
+        let Some(due) = self.due else { return };
+        let slept_ms = now.since_ms(due);
+        if slept_ms < ASLEEP_MS {
+            return;
+        }
+        for seen in self.seen.values_mut() {
+            seen.heard = seen.heard.plus_ms(slept_ms).min(now);
+            seen.presence_at = seen.presence_at.plus_ms(slept_ms).min(now);
+        }
+        for live in self.live.values_mut() {
+            live.slept(slept_ms);
+        }
+    }
+
+    fn take(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Presence { node, presence } => self.on_presence(now, node, presence),
             Event::State { node, state } => self.on_state(now, node, *state),
@@ -558,7 +591,11 @@ impl Coordinator {
         let cluster = self.record.cluster.as_ref().map(|cluster| &cluster.id);
         let state = self.state_of(name);
         let inside = match state {
-            Some(state) => cluster.is_some() && state.engine.cluster.as_ref() == cluster,
+            // what a join left half-way has the cluster's id, and is no member
+            Some(state) => {
+                let half_way = state.lifecycle == Lifecycle::Broken;
+                cluster.is_some() && state.engine.cluster.as_ref() == cluster && !half_way
+            }
             None => self.kube.node(name).is_some(),
         };
         let clean = match state.map(|state| state.lifecycle) {
@@ -568,7 +605,8 @@ impl Coordinator {
         };
         let ghost = if !inside && self.kube.node(name).is_some() { Ghost::Present } else { Ghost::Absent };
         let belongs = if inside { Belongs::Inside } else { Belongs::Outside };
-        PlanNode { name: name.clone(), belongs, clean, ghost }
+        let engine = state.map_or(EngineRun::Running, |state| state.engine.run);
+        PlanNode { name: name.clone(), belongs, clean, ghost, engine }
     }
 
     /// The Node object, while the API server that answers is that of our cluster; `Err` while it does not answer.
@@ -603,6 +641,7 @@ impl Coordinator {
         };
         if let Some(state) = self.seen.get_mut(node).and_then(|seen| seen.state.as_mut()) {
             state.lifecycle = lifecycle;
+            state.engine.run = if cluster.is_some() { EngineRun::Running } else { EngineRun::Stopped };
             state.engine.cluster = cluster;
         }
     }

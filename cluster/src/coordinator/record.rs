@@ -123,6 +123,15 @@ impl Operation {
         self.steps.iter().any(|step| step.weight == Weight::Essential && step.state == StepState::Failed)
     }
 
+    /// Whether this step has to be taken although the operation was called off: its node's engine was stopped for what
+    /// follows, and nothing would start it again. Between such steps is no safe point.
+    pub fn is_committed(&self, index: usize) -> bool {
+        let Some(step) = self.steps.get(index) else { return false };
+        let stops = |earlier: &&Step| earlier.node == step.node && earlier.kind == StepKind::Stop;
+        let stopped = self.steps.iter().take(index).filter(stops);
+        stopped.into_iter().any(|stop| matches!(stop.state, StepState::Running | StepState::Done))
+    }
+
     /// The id of the command of a step's present attempt; none if it would be longer than an id may be (the limits rule
     /// that out).
     pub fn command_id(&self, index: usize) -> Option<CommandId> {

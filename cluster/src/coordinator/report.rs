@@ -23,7 +23,8 @@ pub(crate) struct Told {
     operations: BTreeMap<OperationId, u32>,
     nodes: BTreeMap<(OperationId, NodeName), OperationNode>,
     pub(crate) ending: Vec<OperationId>,
-    pub(crate) slot_waits: BTreeMap<(OperationId, NodeName), Text<160>>,
+    /// What a node waits for before its turn, and since when.
+    pub(crate) slot_waits: BTreeMap<(OperationId, NodeName), (Text<160>, Instant)>,
 }
 
 impl Told {
@@ -188,7 +189,9 @@ impl Coordinator {
     }
 
     fn report_operations(&mut self) {
-        let operations = self.record.operations.clone();
+        let mut operations = self.record.operations.clone();
+        // an end is told before what goes on because of it, so that nobody sees two run at once
+        operations.sort_by_key(|operation| !operation.phase.is_final());
         for operation in &operations {
             let waiting = self.told.slot_waits.keys().any(|(id, _)| *id == operation.id);
             let known = self.told.operations.get(&operation.id) == Some(&operation.revision);
@@ -242,7 +245,7 @@ impl Coordinator {
             }
             let key = (operation.id.clone(), node.clone());
             if reason.is_empty() {
-                reason = self.told.slot_waits.get(&key).cloned().unwrap_or_default();
+                reason = self.told.slot_waits.get(&key).map(|(reason, _)| reason.clone()).unwrap_or_default();
             }
             let mut report = OperationNode {
                 id: operation.id.clone(),

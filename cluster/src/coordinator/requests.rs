@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, PlanStep, ResponseStatus};
 use beehive_mqtt::coordinator::{AuditHead, CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::node::{NodeRequest, Want};
+use beehive_mqtt::node::{EngineRun, NodeRequest, Want};
 use beehive_mqtt::{KeyId, NodeName, OperationId, RequestId, Text, UserName};
 
 /// How long an answer to a node may take; it is sent again when the node asks again.
@@ -170,7 +170,7 @@ impl Coordinator {
             return Err(Box::new(reply));
         }
         if wanted.kind != OperationKind::NodeIdentify {
-            if let Some(reply) = self.in_the_way(wanted.kind) {
+            if let Some(reply) = self.in_the_way(wanted.kind, wanted.node) {
                 return Err(Box::new(reply));
             }
         }
@@ -268,6 +268,10 @@ impl Coordinator {
             OperationKind::NodeDrain if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
             OperationKind::NodeDrain => Ok(plan::node_drain(name)),
             OperationKind::NodeUncordon if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
+            // its cordon may just be under way, and would come after this
+            OperationKind::NodeUncordon if self.is_being_emptied(name) => {
+                refused("going-down", format_args!("{name} is being emptied, because somebody pressed its button"))
+            }
             OperationKind::NodeUncordon if !cordoned && !self.record.slots.contains(name) => {
                 unchanged(format_args!("{name} is not cordoned"))
             }
@@ -279,7 +283,9 @@ impl Coordinator {
             OperationKind::NodeJoin if !cluster => {
                 refused("no-cluster", format_args!("there is no cluster to join; `beehive cluster create` makes one"))
             }
-            OperationKind::NodeJoin if inside => unchanged(format_args!("{name} is in the cluster")),
+            OperationKind::NodeJoin if inside && node.engine == EngineRun::Running => {
+                unchanged(format_args!("{name} is in the cluster"))
+            }
             OperationKind::NodeJoin => Ok(plan::node_join(&node)),
             OperationKind::NodeLeave | OperationKind::NodeReset if is_master && cluster => refused(
                 "master-has-cluster",
@@ -318,6 +324,12 @@ impl Coordinator {
         }
     }
 
+    /// Whether an operation beside the exclusive one has not done with a node: its button was pressed.
+    fn is_being_emptied(&self, node: &NodeName) -> bool {
+        let mut wishes = self.record.operations.iter().filter(|held| !held.phase.is_final() && held.request.is_some());
+        wishes.any(|held| held.steps.iter().any(|step| step.node == *node && !step.has_ended()))
+    }
+
     /// Just after its start the coordinator has not heard everybody; a plan made then would be wrong. Whoever asks, asks again.
     fn knows_too_little(&self, now: Instant) -> bool {
         if now.since_ms(self.started) >= WARM_UP_MS {
@@ -329,8 +341,14 @@ impl Coordinator {
     }
 
     /// The operation that excludes another one now.
-    fn in_the_way(&self, kind: OperationKind) -> Option<Reply> {
+    fn in_the_way(&self, kind: OperationKind, node: Option<&NodeName>) -> Option<Reply> {
         if let Some(active) = self.record.active_exclusive() {
+            // what runs may be waiting for just that: a slot is freed beside it, unless it works on that node
+            let works_on_it =
+                |step: &Step| Some(&step.node) == node && matches!(step.state, StepState::Running | StepState::Pending);
+            if kind == OperationKind::NodeUncordon && !active.steps.iter().any(works_on_it) {
+                return None;
+            }
             let (kind, id) = (active.kind, &active.id);
             let mut reply =
                 Reply::refused("one-operation-at-a-time", format_args!("{kind} ({id}) runs; wait for it or abort it"));
@@ -360,7 +378,8 @@ impl Coordinator {
         requested_by: Text<72>,
         plan: Vec<PlannedStep>,
     ) -> Reply {
-        let scope = if wanted.kind == OperationKind::NodeIdentify { Scope::Local } else { Scope::Exclusive };
+        let beside = wanted.kind == OperationKind::NodeUncordon && self.record.active_exclusive().is_some();
+        let scope = if beside || wanted.kind == OperationKind::NodeIdentify { Scope::Local } else { Scope::Exclusive };
         let kind = wanted.kind;
         let steps = plan.len();
         self.start_operation(now, id.clone(), kind, wanted.node, scope, version, requested_by, None, plan);
@@ -539,7 +558,7 @@ impl Coordinator {
             (Want::Leave, true) => return, // the node's own core refuses that
             (Want::Leave, false) => {
                 // it waits and asks again
-                if self.in_the_way(OperationKind::NodeLeave).is_some() {
+                if self.in_the_way(OperationKind::NodeLeave, None).is_some() {
                     return self.answer(node, request, Answer::Wait);
                 }
                 (OperationKind::NodeLeave, Scope::Exclusive, plan::local(&target, Want::Leave))

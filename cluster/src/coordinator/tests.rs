@@ -286,6 +286,16 @@ impl Desk {
     }
 
     /// Time passes in small steps; who is there keeps saying so.
+    /// Time passes, and no node says anything.
+    fn quiet(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            let due = self.core.next_deadline(Instant::from_ms(self.now)).as_ms();
+            self.now = due.max(self.now + 1).min(end);
+            self.step(Event::Tick);
+        }
+    }
+
     fn pass(&mut self, ms: u64) {
         let end = self.now + ms;
         while self.now < end {
@@ -1559,10 +1569,19 @@ fn a_will_of_an_earlier_connection_counts_for_nothing() {
     desk.speak(&a);
     assert!(online(&desk));
     // the will was lost: who says nothing is not
-    desk.now += SILENT_MS;
-    desk.step(Event::Tick);
+    desk.quiet(SILENT_MS);
     assert!(!online(&desk));
     assert_eq!(desk.membership("a"), Membership::Lost);
+}
+
+#[test]
+fn a_coordinator_that_slept_takes_nobody_for_silent() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.now += 10 * SILENT_MS;
+    desk.step(Event::Tick);
+    assert!(desk.core.is_online(Instant::from_ms(desk.now), &name("a")), "nobody could be heard meanwhile");
+    desk.quiet(SILENT_MS);
+    assert_eq!(desk.membership("a"), Membership::Lost, "and now somebody could");
 }
 
 #[test]
@@ -1573,7 +1592,7 @@ fn an_older_state_does_not_replace_a_newer_one() {
     desk.step(Event::State { node: name("a"), state: Box::new(old.clone()) });
     assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 2));
     // a new card counts from one again
-    desk.now += SILENT_MS;
+    desk.quiet(SILENT_MS);
     desk.step(Event::State { node: name("a"), state: Box::new(old) });
     assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 1));
 }

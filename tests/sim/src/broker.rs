@@ -1,11 +1,9 @@
 //! The broker: keeps the last message of a retained topic, and loses, repeats and delays deliveries.
 
-use super::sign::signed;
-use super::{Happening, World};
-use beehive_mqtt::coordinator::CoordinatorState;
+use crate::world::{Happening, World};
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, Payload, Text, Topic, decode};
+use beehive_mqtt::{CrewName, Payload, Text, Topic};
 
 /// How many messages are kept to be played again.
 const ARCHIVE: usize = 500;
@@ -36,11 +34,15 @@ impl World {
             }
             Retention::Passing => {}
         }
+        if self.broker_down {
+            // what is kept its writer says again when the broker is back; the rest is asked for again by whoever needs it
+            return;
+        }
         let copies = if self.random.hits(self.faults.loss) {
-            self.faults_done += 1;
+            self.fault("loss");
             0
         } else if self.random.hits(self.faults.duplicate) {
-            self.faults_done += 1;
+            self.fault("duplicate");
             2
         } else {
             1
@@ -48,7 +50,7 @@ impl World {
         self.keep(&topic, &bytes);
         for _ in 0..copies {
             let after = if self.random.hits(self.faults.delay) {
-                self.faults_done += 1;
+                self.fault("delay");
                 self.random.between(50, 3_000)
             } else {
                 // one connection keeps its order
@@ -71,7 +73,7 @@ impl World {
             self.archive[index] = kept;
         }
         if self.random.hits(self.faults.replay) {
-            self.faults_done += 1;
+            self.fault("replay");
             let index = self.any_kept();
             let (topic, bytes) = self.archive[index].clone();
             let after = self.random.between(1, 5_000);
@@ -85,21 +87,23 @@ impl World {
 
     /// The coordinator's state on its way to one node.
     pub(crate) fn tell(&mut self, index: usize) {
+        if self.broker_down {
+            return;
+        }
         if self.random.hits(self.faults.loss) {
-            self.faults_done += 1;
+            self.fault("loss");
             return;
         }
         let after = if self.random.hits(self.faults.delay) { self.random.between(50, 3_000) } else { 5 };
         let life = self.pis[index].life;
-        if let Some((_, bytes)) = self.retained.get(Topic::CoordinatorState.name(&crew()).as_str()) {
-            let session = decode::<CoordinatorState>(bytes).unwrap().session;
+        if let Some(session) = self.shown.as_ref().map(|shown| shown.session.clone()) {
             self.later(after, Happening::Hears(index, life, session));
         }
     }
 
     /// Publishes what the topic's writer says.
     pub(crate) fn say<P: Payload>(&mut self, topic: Topic, payload: &P) {
-        let bytes = signed(&topic, payload);
+        let bytes = self.keys.signed(&topic, payload);
         self.publish(topic, bytes);
     }
 
@@ -135,8 +139,38 @@ impl World {
         }
     }
 
+    /// The broker restarts: what is under way is lost, wills of those who die meanwhile are never said.
+    pub(crate) fn broker_stops(&mut self) {
+        if self.broker_down {
+            return;
+        }
+        self.fault("broker restart");
+        self.note(|| "the broker restarts".into());
+        self.broker_down = true;
+        self.queue.retain(|_, happening| !matches!(happening, Happening::Arrives(..) | Happening::Hears(..)));
+        let after = self.random.between(200, 15_000);
+        self.later(after, Happening::BrokerStarts);
+    }
+
+    /// Everybody connects anew, says again what is to be kept, and hears what is kept.
+    pub(crate) fn broker_starts(&mut self) {
+        self.broker_down = false;
+        for index in 0..self.pis.len() {
+            if self.pis[index].cut_until <= self.now {
+                let life = self.pis[index].life;
+                self.reconnects(index, life);
+            }
+        }
+        if self.coordinator.is_some() {
+            self.coordinator_subscribes();
+        }
+    }
+
     /// The last will of a connection that is gone.
     pub(crate) fn will(&mut self, index: usize, start: u32, connection: u32) {
+        if self.broker_down {
+            return;
+        }
         self.presence(index, Connection::Offline, start, connection);
         let pi = &self.pis[index];
         if pi.core.is_some() && pi.cut_until <= self.now {

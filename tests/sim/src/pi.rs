@@ -1,16 +1,27 @@
 //! A Pi: power, a power sequence in short, an engine that keeps half-done work, and the real core.
 
-use super::{Happening, World, broker::crew, kube::Object, sign};
+use crate::broker::crew;
+use crate::card::Saved;
+use crate::kube::Object;
+use crate::sign;
+use crate::world::{Happening, World};
 use beehive_cluster::Destruction;
 use beehive_cluster::node::{
     Action, EngineOutcome, EngineTask, Event, Grace, NodeConfig, NodeCore, NodeRecord, Preparation,
 };
 use beehive_mqtt::command::SealContext;
+use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::node::{Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
 use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic};
 
 const GRACE_MS: u64 = 5_000;
 const PREPARE_MS: u64 = 120_000;
+
+/// How long a Pi may take from its button to its end: the deadlines of the sequence, and some seconds.
+pub(crate) const DOWN_WITHIN_MS: u64 = GRACE_MS + PREPARE_MS + 1_500 + 3_000 + 5_000;
+
+/// The longest that a boot takes: later than that a machine's clock has begun elsewhere.
+const LONG_UP_MS: u64 = 1_000_000_000;
 
 /// What the engine has on its card.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +52,16 @@ pub(crate) struct Pi {
     pub(crate) connection: u32,
     pub(crate) life: u32,
     pub(crate) core: Option<NodeCore>,
+    /// What the node's core stored last, to be shown and for "stored before it ran".
     pub(crate) stored: NodeRecord,
+    /// How far its clock is ahead of the world's.
+    pub(crate) ahead: u64,
+    /// Its power was cut and does not come back by itself.
+    pub(crate) stays_dark: bool,
+    /// Its agent has started since its engine was stopped, and with it the engine.
+    pub(crate) restarted: bool,
+    /// Since when it has been going down.
+    pub(crate) down_since: Option<u64>,
     pub(crate) kept: Kept,
     pub(crate) running: bool,
     /// Its kubelet has started and not yet told the API server.
@@ -77,6 +97,10 @@ impl Pi {
             life: 0,
             core: None,
             stored: NodeRecord::default(),
+            ahead: 0,
+            stays_dark: false,
+            restarted: true,
+            down_since: None,
             kept: Kept::Blank,
             running: false,
             registers: false,
@@ -112,7 +136,12 @@ impl Pi {
 impl World {
     pub(crate) fn boot(&mut self, index: usize) {
         let registers_at = self.now + self.random.between(500, 25_000);
+        // its clock counts from wherever this boot began
+        let ahead = self.random.between(0, LONG_UP_MS);
+        self.event();
         let pi = &mut self.pis[index];
+        pi.ahead = ahead;
+        pi.stays_dark = false;
         pi.on = true;
         pi.registers_at = registers_at;
         pi.returns = false;
@@ -120,11 +149,12 @@ impl World {
         pi.running = matches!(pi.kept, Kept::Member(_));
         pi.registers = pi.running;
         pi.phase = PowerPhase::Running;
+        pi.down_since = None;
         pi.goal = None;
         pi.handed_over = false;
         pi.system_stops = None;
         let name = pi.name.clone();
-        self.note(format!("{name} boots"));
+        self.note(|| format!("{name} boots"));
         self.start_agent(index);
         if index == 0 && self.pis[0].on {
             self.start_coordinator();
@@ -132,9 +162,12 @@ impl World {
     }
 
     pub(crate) fn start_agent(&mut self, index: usize) {
-        let now = self.instant();
+        let now = self.clock(index);
         let nonce = self.nonce();
+        let stored = self.cards[index].load_node();
         let pi = &mut self.pis[index];
+        pi.stored = stored;
+        pi.restarted = true;
         pi.life += 1;
         pi.start += 1;
         pi.connection = 1;
@@ -145,6 +178,7 @@ impl World {
         // what systemd has it ends; anything else the agent forgets, and starts the engine that it had stopped
         if !pi.handed_over {
             pi.phase = PowerPhase::Running;
+            pi.down_since = None;
             pi.goal = None;
             pi.timer += 1;
             if matches!(pi.kept, Kept::Member(_)) && !pi.running {
@@ -188,6 +222,15 @@ impl World {
             pi.job += 1;
         }
         let (life, start, connection) = (pi.life, pi.start, pi.connection);
+        if let (Some(goal), false) = (pi.system_stops, pi.handed_over) {
+            // nobody holds the system back any more
+            pi.goal = Some(goal);
+            pi.phase = PowerPhase::HandingOver;
+            pi.handed_over = true;
+            pi.timer += 1;
+            let timer = pi.timer;
+            self.later(3_000, Happening::PowerTimer(index, life, timer));
+        }
         self.later(after, Happening::AgentStarts(index, life));
         self.later(200, Happening::Will(index, start, connection));
     }
@@ -197,10 +240,16 @@ impl World {
             return;
         }
         let after = self.random.between(5_000, 60_000);
+        let for_long = self.random.below(8) == 0;
         let pi = &self.pis[index];
         let goes_anyway = pi.handed_over && pi.goal == Some(PowerGoal::PowerOff);
         self.goes_dark(index, 15_000);
         if goes_anyway {
+            return;
+        }
+        // the master's power does come back: without it nothing goes on anyway
+        if for_long && index > 0 && self.cut_at.is_none() && self.faults.disasters > 0 {
+            self.pis[index].stays_dark = true;
             return;
         }
         self.pis[index].returns = true;
@@ -213,6 +262,8 @@ impl World {
         let pi = &mut self.pis[index];
         let (start, connection, had_agent) = (pi.start, pi.connection, pi.core.is_some());
         pi.on = false;
+        self.cards[index].power_goes();
+        let pi = &mut self.pis[index];
         pi.running = false;
         pi.registers = false;
         pi.core = None;
@@ -230,7 +281,7 @@ impl World {
     // ---- the core
 
     pub(crate) fn node(&mut self, index: usize, event: Event) {
-        let now = self.instant();
+        let now = self.clock(index);
         let Some(core) = &mut self.pis[index].core else { return };
         let actions = core.step(now, event);
         self.node_performs(index, actions);
@@ -241,7 +292,9 @@ impl World {
     fn schedule_tick(&mut self, index: usize) {
         let now = self.now;
         let pi = &mut self.pis[index];
-        let Some(at) = pi.core.as_ref().and_then(NodeCore::next_deadline).map(|at| at.as_ms().max(now + 1)) else {
+        let ahead = pi.ahead;
+        let due = pi.core.as_ref().and_then(NodeCore::next_deadline);
+        let Some(at) = due.map(|at| at.as_ms().saturating_sub(ahead).max(now + 1)) else {
             return;
         };
         if pi.tick_at.is_none_or(|set| at < set || set <= now) {
@@ -302,51 +355,58 @@ impl World {
             if self.pis[index].life != life {
                 return;
             }
-            self.trace.add(format!("{action:?}").as_bytes());
+            self.trace(|| format!("{action:?}").into_bytes());
             if self.cuts_here() {
-                self.faults_done += 1;
+                self.fault("power cut");
                 let name = self.pis[index].name.clone();
-                self.note(format!("the power of {name} goes before {action:?}"));
+                self.note(|| format!("the power of {name} goes before {action:?}"));
                 self.power_cut(index);
                 return;
             }
             if self.random.hits(self.faults.crash) {
-                self.faults_done += 1;
                 let name = self.pis[index].name.clone();
                 if self.random.below(2) == 0 {
-                    self.note(format!("the agent of {name} dies between two actions"));
+                    self.fault("agent crash");
+                    self.note(|| format!("the agent of {name} dies between two actions"));
                     self.agent_dies(index);
                 } else {
-                    self.note(format!("the power of {name} goes between two actions"));
+                    self.fault("power cut");
+                    self.note(|| format!("the power of {name} goes between two actions"));
                     self.power_cut(index);
                 }
                 return;
             }
             let name = self.pis[index].name.clone();
             match action {
-                Action::Store(record) => {
-                    if self.random.hits(self.faults.store) {
-                        self.faults_done += 1;
-                        self.note(format!("the store of {name} fails"));
-                        let now = self.instant();
+                Action::Store(record) => match self.writes(|world| world.cards[index].save_node(&record)) {
+                    Saved::Yes => self.pis[index].stored = *record,
+                    Saved::No => {
+                        self.note(|| format!("the store of {name} fails"));
+                        let now = self.clock(index);
                         if let Some(core) = &mut self.pis[index].core {
                             core.store_failed(now);
                         }
                         self.schedule_tick(index);
                         return;
                     }
-                    self.pis[index].stored = *record;
-                }
+                    Saved::PowerGone => {
+                        self.note(|| format!("the power of {name} goes while it stores"));
+                        self.power_cut(index);
+                        return;
+                    }
+                },
                 Action::Result(result) => {
-                    self.note(format!("<- {name} {:?} {} {} {}", result.status, result.id, result.code, result.reason));
+                    self.note(|| {
+                        format!("<- {name} {:?} {} {} {}", result.status, result.id, result.code, result.reason)
+                    });
                     self.say(Topic::Result(name), &result);
                 }
                 Action::Request(request) => {
-                    self.note(format!("<- {name} asks {:?} {}", request.want, request.id));
+                    self.note(|| format!("<- {name} asks {:?} {}", request.want, request.id));
                     self.say(Topic::Request(name), &request);
                 }
-                Action::Tell(kind, detail) => self.note(format!("{name} {kind:?} {detail}")),
-                Action::Engine { token, task, .. } => self.engine_begins(index, token, task),
+                Action::Tell(kind, detail) => self.note(|| format!("{name} {kind:?} {detail}")),
+                Action::Engine { token, task, deadline_ms } => self.engine_begins(index, token, task, deadline_ms),
                 Action::Power { goal, reason, grace, preparation } => {
                     if reason.as_str() == "command" {
                         self.ran(index);
@@ -414,11 +474,13 @@ impl World {
     }
 
     fn enter(&mut self, index: usize, phase: PowerPhase) {
+        let now = self.now;
         let pi = &mut self.pis[index];
         pi.phase = phase;
+        pi.down_since = if phase == PowerPhase::Running { None } else { pi.down_since.or(Some(now)) };
         pi.timer += 1;
         let (life, timer, goal, reason, name) = (pi.life, pi.timer, pi.goal, pi.reason.clone(), pi.name.clone());
-        self.note(format!("{name} {phase:?} {goal:?}"));
+        self.note(|| format!("{name} {phase:?} {goal:?}"));
         self.node(index, Event::Power { phase, goal, reason: reason.clone() });
         if self.pis[index].life != life {
             return;
@@ -463,7 +525,7 @@ impl World {
                 // the stricter of ours and of systemd's own
                 let off = [pi.goal, pi.system_stops].contains(&Some(PowerGoal::PowerOff));
                 let reboot = !off;
-                self.note(format!("{name} goes down"));
+                self.note(|| format!("{name} goes down"));
                 if !reboot {
                     self.went_off.push(name);
                 }
@@ -481,11 +543,12 @@ impl World {
 
     // ---- the engine
 
-    fn engine_begins(&mut self, index: usize, token: u64, task: EngineTask) {
+    fn engine_begins(&mut self, index: usize, token: u64, task: EngineTask, deadline_ms: u64) {
         if self.pis[index].core.as_ref().is_some_and(|core| core.running().is_some()) {
             self.ran(index);
         }
         let fails = self.random.hits(self.faults.engine);
+        let hangs = !fails && self.random.hits(self.faults.hang);
         let half = self.random.below(2) == 0;
         let takes = self.random.between(50, 6_000);
         let life = self.pis[index].life;
@@ -505,6 +568,7 @@ impl World {
             }
         }
         let name = pi.name.clone();
+        self.order_of(index, &task);
         let word = match &task {
             EngineTask::Initialise { .. } => "initialise",
             EngineTask::Join { .. } => "join",
@@ -514,23 +578,48 @@ impl World {
             EngineTask::AddOns => "add-ons",
         };
         self.engine_log.push((name, word));
-        if fails {
-            self.faults_done += 1;
+        let job = Job { token, task, fails: fails || hangs, number };
+        if hangs {
+            self.fault("engine hangs");
+            self.hung.push((index, life, job.clone()));
+            // whoever waits for it gives it up a moment before it is killed
+            self.later(deadline_ms + 500, Happening::EngineEnds(index, life, job));
+            return;
         }
-        self.later(takes, Happening::EngineEnds(index, life, Job { token, task, fails, number }));
+        if fails {
+            self.fault(if half { "engine fails half-way" } else { "engine fails" });
+        }
+        self.later(takes, Happening::EngineEnds(index, life, job));
+    }
+
+    /// Leaving: cordon, drain, stop, delete the Node, and only then reset. Joining: only once the old Node is gone.
+    fn order_of(&mut self, index: usize, task: &EngineTask) {
+        let pi = &self.pis[index];
+        let name = pi.name.clone();
+        let known = self.kube.serves(&self.pis[0]) && self.kube.nodes.contains_key(&name);
+        let by_command = pi.stored.running.as_ref().and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2));
+        let kind = by_command.and_then(|id| self.kinds.get(id)).copied();
+        match task {
+            // one that restarted in between has registered again; its Node is deleted once more at the end
+            EngineTask::Reset if kind == Some(OperationKind::NodeLeave) && known && !pi.restarted => {
+                self.fail(&format!("{name} is reset, and its Node is still there"));
+            }
+            _ => {}
+        }
     }
 
     pub(crate) fn engine_ends(&mut self, index: usize, life: u32, job: Job) {
         if self.pis[index].job != job.number || !self.pis[index].on {
             return;
         }
+        self.event();
         let outcome = if job.fails {
             EngineOutcome::Failed { code: Text::cut("injected"), reason: Text::cut("made to fail") }
         } else {
             self.engine_does(index, &job.task)
         };
         let name = self.pis[index].name.clone();
-        self.note(format!("{name} engine: {outcome:?}"));
+        self.note(|| format!("{name} engine: {outcome:?}"));
         if self.pis[index].life == life {
             let engine = self.pis[index].engine();
             self.node(index, Event::EngineEnded { token: job.token, outcome, engine });
@@ -589,6 +678,7 @@ impl World {
             }
             EngineTask::Stop => {
                 self.pis[index].running = false;
+                self.pis[index].restarted = false;
                 done("done")
             }
             EngineTask::Reset => {

@@ -1,7 +1,7 @@
 //! Kubernetes: Node objects and cordons, served while the master's engine runs. A kubelet that dies is noticed after 40 s
 //! only, and a Node that was deleted comes back when its kubelet starts anew.
 
-use super::{Happening, Kept, Pi, World};
+use crate::world::{Happening, Kept, Pi, World};
 use beehive_cluster::coordinator::Event;
 use beehive_cluster::kube::{JoinCredential, KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_mqtt::{BootId, ClusterId, NodeName, Text};
@@ -114,7 +114,8 @@ impl World {
 
     pub(crate) fn kube_ends(&mut self, life: u32, token: u64, work: KubeWork) {
         let outcome = self.kube_does(&work);
-        self.note(format!("kube {work:?}: {}", if outcome.is_ok() { "done" } else { "failed" }));
+        self.event();
+        self.note(|| format!("kube {work:?}: {}", if outcome.is_ok() { "done" } else { "failed" }));
         if life == self.life {
             self.kube_look();
             self.coordinate(Event::KubeEnded { token, outcome });
@@ -127,7 +128,7 @@ impl World {
             return fail("unreachable", "the API server does not answer");
         }
         if self.random.hits(self.faults.kube) {
-            self.faults_done += 1;
+            self.fault("API server");
             return if self.random.below(2) == 0 {
                 fail("unreachable", "the API server restarts")
             } else {
@@ -138,7 +139,7 @@ impl World {
             KubeWork::Cordon(node) | KubeWork::Uncordon(node) => match self.kube.nodes.get_mut(node) {
                 Some(object) => {
                     object.cordoned = matches!(work, KubeWork::Cordon(_));
-                    if !object.cordoned && self.by_hand.contains(node) {
+                    if matches!(work, KubeWork::Uncordon(_)) && self.by_hand.contains(node) {
                         self.fail(&format!("{node} was cordoned by hand, and we uncordoned it"));
                     }
                     Ok(KubeDone::Done)
@@ -160,6 +161,8 @@ impl World {
             }
             KubeWork::DeleteNode(node) => {
                 self.kube.nodes.remove(node);
+                // a cordon goes with its Node
+                self.by_hand.remove(node);
                 Ok(KubeDone::Done)
             }
             KubeWork::MintCredential { node, cluster } => {

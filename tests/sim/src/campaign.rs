@@ -1,0 +1,558 @@
+//! Operation after operation, each in a storm of its own, and what must have come of each.
+
+use crate::reached::Reached;
+use crate::sign::Signing;
+use crate::world::{Faults, Kept, Random, Setup, Traced, World, name};
+use beehive_cluster::node::Press;
+use beehive_mqtt::RequestId;
+use beehive_mqtt::console::{Ask, Mode, ResponseStatus};
+use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
+use beehive_mqtt::node::PowerGoal;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// How many lines of the log a violation keeps.
+const LOG_LINES: usize = 400;
+
+/// The faults stop, and within this time the world must be what was asked for.
+pub(crate) const SETTLES_MS: u64 = 600_000;
+
+/// So much more for each Pi where they go down one after the other: a slow boot, and a kubelet that says nothing for long.
+const EACH_MS: u64 = 120_000;
+
+/// How a seed is played.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// At least so many events: delivered messages, completed actions, faults, acts of people.
+    pub events: u64,
+    /// What signs.
+    pub signing: Signing,
+    /// Which kinds of faults are allowed, a bit each in the order of [`crate::shrink::kinds`].
+    pub mask: u32,
+    /// Whether a hash over every delivered byte and every action is kept.
+    pub trace: Trace,
+}
+
+impl Default for Options {
+    /// Five thousand events, signatures by hash, every fault, no trace.
+    fn default() -> Self {
+        Self { events: 5_000, signing: Signing::Hashed, mask: u32::MAX, trace: Trace::Off }
+    }
+}
+
+/// Whether a hash over a run is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trace {
+    /// It is.
+    On,
+    /// It is not: it costs a third of the time.
+    Off,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How many Pis, the master included.
+    pub nodes: usize,
+    /// Events.
+    pub events: u64,
+    /// Faults among them.
+    pub faults: u64,
+    /// Operations that ended, in whatever way.
+    pub operations: u64,
+    /// How many of them had to be taken up again after the faults.
+    pub taken_up_again: u64,
+    /// How long it took in the world, in milliseconds.
+    pub simulated_ms: u64,
+    /// The hash over everything, where it was asked for.
+    pub hash: Option<u64>,
+    /// What was reached.
+    pub reached: Reached,
+}
+
+/// A run that broke a rule.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// The seed.
+    pub seed: u64,
+    /// What was wrong, and when.
+    pub why: String,
+    /// The last lines of the log.
+    pub log: Vec<String>,
+}
+
+/// Plays one seed.
+///
+/// # Errors
+/// The rule that it broke.
+pub fn run(seed: u64, options: &Options) -> Result<Report, Violation> {
+    // the log is made only for a run that needs it: the same run once more
+    match play(seed, options, None) {
+        Ok(report) => Ok(report),
+        Err(_) => {
+            let kept = Rc::new(RefCell::new(VecDeque::new()));
+            let lines = Rc::clone(&kept);
+            let keep = move |line: &str| {
+                let mut lines = lines.borrow_mut();
+                if lines.len() >= LOG_LINES {
+                    lines.pop_front();
+                }
+                lines.push_back(line.to_owned());
+            };
+            let why = match play(seed, options, Some(Box::new(keep))) {
+                Ok(_) => "it failed once and not again: the simulator is not deterministic".to_owned(),
+                Err(why) => why,
+            };
+            let log = kept.borrow_mut().drain(..).collect();
+            Err(Violation { seed, why, log })
+        }
+    }
+}
+
+/// Plays one seed and hands out each line of the log.
+///
+/// # Errors
+/// The rule that it broke.
+pub fn watch(seed: u64, options: &Options, line: impl FnMut(&str) + 'static) -> Result<Report, String> {
+    play(seed, options, Some(Box::new(line)))
+}
+
+fn play(seed: u64, options: &Options, watch: Option<crate::world::Watch>) -> Result<Report, String> {
+    let playing = AssertUnwindSafe(|| {
+        let mut random = Random::new(seed ^ 0x0be3_411e);
+        let nodes = crew_size(seed, &mut random);
+        let setup = Setup {
+            signing: options.signing,
+            mask: options.mask,
+            traced: match options.trace {
+                Trace::On => Traced::Yes,
+                Trace::Off => Traced::No,
+            },
+            watch,
+            ..Setup::plain(seed, nodes)
+        };
+        let world = campaign(setup, &mut random, options.events);
+        Report {
+            seed,
+            nodes,
+            events: world.events,
+            faults: world.faults_done,
+            operations: world.operations_done,
+            taken_up_again: world.partly,
+            simulated_ms: world.now,
+            hash: world.trace.map(|trace| trace.value()),
+            reached: world.reached,
+        }
+    });
+    quietly(|| catch_unwind(playing)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    })
+}
+
+/// The violation is the caller's to tell; the hook that prints panics is everybody's, so only its output is kept back.
+fn quietly<R>(run: impl FnOnce() -> R) -> R {
+    thread_local!(static QUIET: std::cell::Cell<u32> = const { std::cell::Cell::new(0) });
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if QUIET.with(std::cell::Cell::get) == 0 {
+                before(info);
+            }
+        }));
+    });
+    QUIET.with(|quiet| quiet.set(quiet.get() + 1));
+    let result = run();
+    QUIET.with(|quiet| quiet.set(quiet.get() - 1));
+    result
+}
+
+/// A fifth of the crews are large.
+fn crew_size(seed: u64, random: &mut Random) -> usize {
+    let nodes = if seed % 5 == 0 { random.between(20, 50) } else { random.between(3, 7) };
+    usize::try_from(nodes).unwrap()
+}
+
+/// Faults of one storm: some kinds at a time, so that each also comes alone.
+pub(crate) fn faults(random: &mut Random) -> Faults {
+    let mut some = |most: u64| if random.below(2) == 0 { 0 } else { random.between(1, most) };
+    Faults {
+        loss: some(200),
+        duplicate: some(200),
+        delay: some(300),
+        replay: some(100),
+        engine: some(300),
+        kube: some(200),
+        hang: some(30),
+        store: some(100),
+        torn: some(15),
+        crash: some(15),
+        acts: 0,
+        disasters: some(1),
+        broker: some(1),
+        clocks: some(1),
+        blocks: some(1),
+    }
+}
+
+fn campaign(setup: Setup, random: &mut Random, events: u64) -> World {
+    let mut world = World::new(setup);
+    let storm = faults(random);
+    world.storm(storm);
+    let create = world.operation(OperationKind::Create, None);
+    let for_ms = random.between(10_000, 200_000);
+    world.run_for(for_ms);
+    assert_done(&mut world, &create);
+    all_in(&mut world);
+    settles(&mut world);
+    while world.events < events || world.operations_done < 3 {
+        round(&mut world, random);
+    }
+    world
+}
+
+/// One operation in one storm.
+fn round(world: &mut World, random: &mut Random) {
+    world.note(|| "---- another round".into());
+    world.max_down = None;
+    world.undisturbed = true;
+    let mut storm = faults(random);
+    let calm_after = random.between(10_000, 400_000);
+    let victim = usize::try_from(random.between(1, world.pis.len() as u64 - 1)).unwrap();
+    let by_hand = cordons_by_hand(world, random);
+    let disturbed = random.below(5) < 2;
+    if disturbed {
+        storm.acts = random.between(1, 12);
+    }
+    world.storm(storm);
+    if disturbed {
+        world.undisturbed = false;
+        disturbed_round(world, random, victim, calm_after);
+    } else {
+        quiet_round(world, random, victim, calm_after);
+    }
+    world.max_down = None;
+    settles(world);
+    if let Some(node) = by_hand {
+        opens_by_hand(world, &node);
+    }
+}
+
+/// Somebody else cordons a node: theirs it stays.
+fn cordons_by_hand(world: &mut World, random: &mut Random) -> Option<beehive_mqtt::NodeName> {
+    if random.below(5) != 0 {
+        return None;
+    }
+    let node = name(world.any_pi() + 1);
+    world.by_hand.insert(node.clone());
+    world.kube.nodes.get_mut(&node)?.cordoned = true;
+    // a cordon that nobody could have seen yet is taken for ours
+    world.run_until("seen", 60_000, |world| world.sees_cordon(&node));
+    Some(node)
+}
+
+fn opens_by_hand(world: &mut World, node: &beehive_mqtt::NodeName) {
+    if world.by_hand.remove(node) {
+        if let Some(object) = world.kube.nodes.get_mut(node) {
+            object.cordoned = false;
+        }
+        world.run_for(2_000);
+    }
+}
+
+/// Nobody gives orders in between: what was asked for comes to its end, whatever breaks.
+fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after: u64) {
+    let before = world.common_cluster();
+    let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
+    let large = world.pis.len() > 12;
+    match random.below(14) {
+        0 | 1 => {
+            let rebuild = world.operation(OperationKind::Rebuild, None);
+            world.run_for(calm_after);
+            assert_done(world, &rebuild);
+            all_in(world);
+            if world.common_cluster() == before {
+                world.fail("rebuilt, and still the same cluster");
+            }
+        }
+        // in a large crew it takes an hour, so it comes seldom
+        2 | 3 if !large || random.below(6) == 0 => {
+            world.max_down = Some(1);
+            let reboot = world.operation(OperationKind::Reboot, None);
+            world.run_for(calm_after);
+            assert_done(world, &reboot);
+            all_in(world);
+            let left =
+                world.pis.iter().zip(boots).find(|(pi, before)| pi.boots <= *before).map(|(pi, _)| pi.name.clone());
+            if let Some(left) = left {
+                world.fail(&format!("{left} was not restarted"));
+            }
+        }
+        4 => {
+            let reset = world.operation(OperationKind::Reset, None);
+            world.run_for(calm_after);
+            assert_done(world, &reset);
+            world.by_hand.clear();
+            world.run_until("everything is clean", 60_000, |world| {
+                world.pis.iter().all(|pi| pi.on && pi.kept == Kept::Blank)
+            });
+            let create = world.operation(OperationKind::Create, None);
+            assert_done(world, &create);
+            all_in(world);
+        }
+        5 | 6 => {
+            let leave = world.operation(OperationKind::NodeLeave, Some(name(victim + 1)));
+            world.run_for(calm_after);
+            assert_done(world, &leave);
+            if world.pis[victim].kept != Kept::Blank || world.kube.nodes.contains_key(&name(victim + 1)) {
+                world.fail("it left, and something is left");
+            }
+            world.by_hand.remove(&name(victim + 1));
+            let storm = faults(random);
+            world.storm(storm);
+            let join = world.operation(OperationKind::NodeJoin, Some(name(victim + 1)));
+            world.run_for(calm_after);
+            assert_done(world, &join);
+            all_in(world);
+        }
+        7 => {
+            world.max_down = Some(1);
+            let reboot = world.operation(OperationKind::NodeReboot, Some(name(victim + 1)));
+            world.run_for(calm_after);
+            assert_done(world, &reboot);
+            all_in(world);
+            if world.pis[victim].boots <= boots[victim] {
+                world.fail("it was not restarted");
+            }
+        }
+        8 => {
+            world.max_down = Some(1);
+            let drain = world.operation(OperationKind::NodeDrain, Some(name(victim + 1)));
+            world.run_for(calm_after);
+            assert_done(world, &drain);
+            if !world.kube.cordoned().contains(&name(victim + 1)) {
+                world.fail("it was drained to stay so");
+            }
+            open_again(world, victim);
+            all_in(world);
+        }
+        9 => {
+            world.max_down = Some(1);
+            let shutdown = world.operation(OperationKind::NodeShutdown, Some(name(victim + 1)));
+            world.run_for(calm_after);
+            switched_off(world, &shutdown, victim);
+            switch_on(world);
+            all_in(world);
+        }
+        10 | 11 => {
+            match random.below(5) {
+                0 => world.press(victim, Press::Double),
+                1 => world.press(victim, Press::PowerOff),
+                2 => world.press(victim, Press::Reset),
+                3 => world.system_stops(victim, PowerGoal::Reboot),
+                _ => world.system_stops(victim, PowerGoal::PowerOff),
+            }
+            world.run_for(calm_after);
+            world.calm();
+            world.run_for(400_000);
+            bring_home(world);
+        }
+        _ => whole_shutdown(world, calm_after),
+    }
+}
+
+fn whole_shutdown(world: &mut World, calm_after: u64) {
+    let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
+    let shutdown = world.operation(OperationKind::Shutdown, None);
+    // the answer may get lost, and nobody is left to repeat it
+    world.run_until("begun", 300_000, |world| world.phase(&shutdown).is_some());
+    world.run_for(calm_after);
+    world.calm();
+    // or its mains went and came back while it was going, and it says so
+    world.run_until("the master is off", SETTLES_MS, |world| {
+        let told = world.phase(&shutdown).is_some_and(OperationPhase::is_final);
+        !world.pis[0].on || told || world.reported_lost(&name(1))
+    });
+    world.run_for(60_000);
+    let left = world.pis.iter().zip(boots).find(|(pi, before)| {
+        // one whose mains came back after it had gone is on, and nobody is left to notice
+        pi.on && pi.boots == *before && !world.reported_lost(&pi.name)
+    });
+    if let Some(left) = left.map(|(pi, _)| pi.name.clone()) {
+        world.fail(&format!("{left} is on, and nobody says so"));
+    }
+    // people turn them on, and again where an end that the card forgot is taken up once more
+    world.run_until("the operation's end", 900_000, |world| {
+        world.switch_on();
+        world.phase(&shutdown).is_some_and(OperationPhase::is_final)
+    });
+    all_in(world);
+}
+
+/// People press and order in the middle of what runs. Afterwards somebody puts it right with what the program offers.
+fn disturbed_round(world: &mut World, random: &mut Random, victim: usize, calm_after: u64) {
+    let kinds = [OperationKind::Rebuild, OperationKind::Reboot, OperationKind::NodeReboot, OperationKind::NodeDrain];
+    let mut kind = kinds[usize::try_from(random.below(4)).unwrap()];
+    if kind == OperationKind::Reboot && world.pis.len() > 12 && random.below(6) != 0 {
+        kind = OperationKind::NodeReboot;
+    }
+    let node = matches!(kind, OperationKind::NodeReboot | OperationKind::NodeDrain).then(|| name(victim + 1));
+    world.operation(kind, node);
+    world.run_for(calm_after);
+    world.calm();
+    // what was asked for meanwhile comes to an end or to a stop
+    world.run_for(200_000);
+    bring_home(world);
+}
+
+/// An operator puts right what people have made of it: switches on what is off, calls off what is paused, opens what was
+/// drained, and brings in who is outside.
+fn bring_home(world: &mut World) {
+    for _ in 0..8 {
+        switch_on(world);
+        // what runs may wait for its slot
+        for index in 0..world.pis.len() {
+            if world.drained_to_stay(index) {
+                frees_slot(world, index);
+            }
+        }
+        let limit_ms = SETTLES_MS + EACH_MS * world.pis.len() as u64;
+        world.run_until("no operation runs", limit_ms, |world| {
+            // an ordered shutdown that ran on took it down again
+            world.switch_on();
+            world.exclusive.is_empty() && world.pis.iter().all(|pi| pi.on && pi.core.is_some())
+        });
+        world.run_for(90_000);
+        if world.is_paused() {
+            let abort = world.ask(Ask::Abort, Mode::Execute);
+            world.answer(&abort);
+            world.run_for(5_000);
+            continue;
+        }
+        if world.common_cluster().is_some() && world.cordons_left().is_empty() {
+            return;
+        }
+        if world.common_cluster().is_none() {
+            let create = world.operation(OperationKind::Create, None);
+            let answer = world.answer(&create);
+            if answer.status == ResponseStatus::Started {
+                world.ended(&create, SETTLES_MS);
+            } else {
+                world.run_for(60_000);
+            }
+        } else {
+            world.run_for(60_000);
+        }
+    }
+    let kept: Vec<_> = world
+        .pis
+        .iter()
+        .map(|pi| {
+            format!("{} {:?} {:?} running {} ready {}", pi.name, pi.kept, pi.phase, pi.running, world.is_back(&pi.name))
+        })
+        .collect();
+    let left = world.cordons_left();
+    world.fail(&format!("an operator cannot put it right: {kept:?}, cordoned {left:?}"));
+}
+
+/// Lets work onto a node again whose slot others wait for. If it is being worked on, that is refused, and tried later.
+fn frees_slot(world: &mut World, index: usize) {
+    let open = world.operation(OperationKind::NodeUncordon, Some(name(index + 1)));
+    if world.answer(&open).status == ResponseStatus::Started {
+        world.ended(&open, SETTLES_MS);
+    }
+}
+
+/// Lets work onto a node again that was drained to stay so.
+fn open_again(world: &mut World, index: usize) {
+    let node = name(index + 1);
+    if world.by_hand.contains(&node) {
+        return;
+    }
+    let open = world.operation(OperationKind::NodeUncordon, Some(node));
+    let answer = world.answer(&open);
+    match answer.status {
+        ResponseStatus::Started => assert_done(world, &open),
+        ResponseStatus::Unchanged => {}
+        _ => world.fail(&format!("uncordon: {:?} {}", answer.status, answer.text)),
+    }
+}
+
+fn switch_on(world: &mut World) {
+    world.switch_on();
+    world.run_for(60_000);
+}
+
+/// A node that was to be switched off: it is off, or its mains came back after it had gone, and the operation is done.
+fn switched_off(world: &mut World, id: &RequestId, victim: usize) {
+    world.calm();
+    let boots = world.pis[victim].boots;
+    let phase = world.ended(id, SETTLES_MS);
+    world.run_for(60_000);
+    let pi = &world.pis[victim];
+    // its power went before it had gone down by itself: it is off, and the operation says that it did not come to its end
+    let off = !pi.on || pi.boots > boots;
+    if phase == OperationPhase::Done || off {
+        return;
+    }
+    assert_done(world, id);
+}
+
+/// After the faults an operation ends within ten minutes; taken up again without faults it comes to its end.
+pub(crate) fn finish(world: &mut World, id: &RequestId) -> OperationPhase {
+    world.calm();
+    // an order that was never heard is no operation yet; it goes out until it is answered
+    let limit_ms = SETTLES_MS + if world.max_down.is_some() { EACH_MS * world.pis.len() as u64 } else { 0 };
+    let mut phase = world.ended(id, limit_ms);
+    for _ in 0..2 {
+        if phase == OperationPhase::Done {
+            break;
+        }
+        world.partly += 1;
+        // what the operation left is mended first
+        world.run_for(90_000);
+        let left = world.cordons_left();
+        if world.undisturbed && world.kube.serves(&world.pis[0]) && !left.is_empty() {
+            world.fail(&format!("{phase}, and still cordoned: {left:?}"));
+        }
+        let resume = world.ask(Ask::Resume, Mode::Execute);
+        let answer = world.answer(&resume);
+        if answer.status != ResponseStatus::Started {
+            world.fail(&format!("resume after {phase}: {:?} {}", answer.status, answer.text));
+        }
+        phase = world.ended(id, limit_ms + 300_000);
+    }
+    phase
+}
+
+#[track_caller]
+pub(crate) fn assert_done(world: &mut World, id: &RequestId) {
+    let phase = finish(world, id);
+    if phase != OperationPhase::Done {
+        world.fail(&format!("{id} ended as {phase} without faults"));
+    }
+}
+
+#[track_caller]
+pub(crate) fn all_in(world: &mut World) {
+    world.run_until("every Pi is a ready member", 120_000, |world| world.common_cluster().is_some());
+}
+
+/// The cordons that are ours go, and the slots.
+pub(crate) fn settles(world: &mut World) {
+    world.run_until("our cordons are gone", 300_000, |world| world.cordons_left().is_empty());
+    world.run_until("the slots are free", 300_000, |world| !world.slots_held());
+    for node in world.by_hand.clone() {
+        if !world.kube.cordoned().contains(&node) {
+            world.fail(&format!("{node} is no longer cordoned"));
+        }
+    }
+}
