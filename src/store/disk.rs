@@ -20,11 +20,17 @@ pub trait Disk: Send + Sync {
     /// Those of the file system.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>>;
 
-    /// Writes a file that only its owner reads, over an older one of that name, and waits until the disk has it.
+    /// Writes a file that only its owner reads, over an older one of that name. The disk may not have it yet.
     ///
     /// # Errors
     /// Those of the file system.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+
+    /// Waits until the disk has a file's bytes: before that a power cut may leave it torn or empty, whatever its name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync(&self, path: &Path) -> io::Result<()>;
 
     /// Gives a file a new name, in one step, over whatever has that name.
     ///
@@ -68,9 +74,11 @@ impl Disk for RealDisk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -93,7 +101,7 @@ pub enum Fault {
     PowerCutHalfDone,
 }
 
-/// The real file system, which fails at a chosen change. Changes are counted from 0: folders, writes, renames, syncs.
+/// The real file system, which fails at a chosen change. Changes are counted from 0: folders, writes, syncs, renames, syncs of folders.
 #[derive(Debug, Default)]
 pub struct FaultyDisk {
     real: RealDisk,
@@ -181,6 +189,13 @@ impl Disk for FaultyDisk {
                 self.real.write(path, &bytes[..bytes.len() / 2])?;
                 Err(error)
             }
+        }
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        match self.verdict(path) {
+            Verdict::Works => self.real.sync(path),
+            Verdict::Fails(error) | Verdict::HalfDone(error) => Err(error),
         }
     }
 

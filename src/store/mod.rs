@@ -15,8 +15,10 @@
 //! All calls block, and a save takes as long as the card takes to sync: some milliseconds, at worst a second.
 
 mod disk;
+mod memory;
 
 pub use disk::{Disk, Fault, FaultyDisk, RealDisk};
+pub use memory::{Fate, MemoryDisk};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -293,6 +295,7 @@ impl Store {
         let disk = &self.0.disk;
         disk.write(&fresh, &compose(generation.saturating_add(1), &document))
             .map_err(|source| fail("write", &fresh, source))?;
+        disk.sync(&fresh).map_err(|source| fail("write", &fresh, source))?;
         disk.rename(&fresh, &path).map_err(|source| fail("put in place", &path, source))?;
         disk.sync_dir(&self.0.dir).map_err(|source| fail("sync the folder", &self.0.dir, source))
     }

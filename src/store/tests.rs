@@ -236,7 +236,7 @@ fn whichever_change_fails_one_whole_generation_is_there() {
                 assert_eq!(found, Some(6));
                 break;
             }
-            assert!(change < 19, "more changes than expected");
+            assert!(change < 25, "more changes than expected");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Operation after operation, each in a storm of its own, and what must have come of each.
 
+use crate::card::Card;
 use crate::reached::Reached;
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Random, Setup, Traced, World, name};
@@ -151,10 +152,7 @@ fn play(seed: u64, options: &Options, watch: Option<crate::world::Watch>) -> Res
             reached: world.reached,
         }
     });
-    quietly(|| catch_unwind(playing)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-    })
+    quietly(|| catch_unwind(playing)).map_err(|panic| words(&*panic))
 }
 
 /// The violation is the caller's to tell; the hook that prints panics is everybody's, so only its output is kept back.
@@ -173,6 +171,70 @@ fn quietly<R>(run: impl FnOnce() -> R) -> R {
     let result = run();
     QUIET.with(|quiet| quiet.set(quiet.get() - 1));
     result
+}
+
+/// One operation of a crew of three that is in a cluster, without any other fault than what its cards do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// The cluster is torn down and made anew.
+    Rebuild,
+    /// Each Pi is restarted, one after the other.
+    Reboot,
+    /// A node that has left comes in again.
+    Join,
+    /// A node leaves.
+    Leave,
+}
+
+/// Plays a scene on these three cards. `begins` is called when the crew is ready and the operation has not begun; a power
+/// cut of a card ends that Pi, which comes back. The operation has to come to its right end, taken up again if need be.
+///
+/// # Errors
+/// The rule that was broken.
+pub fn scene(scene: Scene, cards: Vec<Box<dyn Card>>, begins: impl FnOnce()) -> Result<(), String> {
+    let playing = AssertUnwindSafe(|| {
+        let mut world = World::new(Setup { cards, ..Setup::plain(7, 3) });
+        let create = world.operation(OperationKind::Create, None);
+        assert_done(&mut world, &create);
+        world.run_for(3_000);
+        let node = name(2);
+        let (kind, whom) = match scene {
+            Scene::Rebuild => (OperationKind::Rebuild, None),
+            Scene::Reboot => (OperationKind::Reboot, None),
+            Scene::Leave => (OperationKind::NodeLeave, Some(node)),
+            Scene::Join => {
+                let leave = world.operation(OperationKind::NodeLeave, Some(node.clone()));
+                assert_done(&mut world, &leave);
+                (OperationKind::NodeJoin, Some(node))
+            }
+        };
+        begins();
+        let before = world.common_cluster();
+        let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
+        let id = world.operation(kind, whom);
+        assert_done(&mut world, &id);
+        match scene {
+            Scene::Leave => {
+                if world.pis[1].kept != Kept::Blank || world.kube.nodes.contains_key(&name(2)) {
+                    world.fail("it left, and something is left");
+                }
+            }
+            Scene::Rebuild | Scene::Reboot | Scene::Join => all_in(&mut world),
+        }
+        if scene == Scene::Rebuild && world.common_cluster() == before {
+            world.fail("rebuilt, and still the same cluster");
+        }
+        if scene == Scene::Reboot && world.pis.iter().zip(boots).any(|(pi, before)| pi.boots <= before) {
+            world.fail("a Pi was not restarted");
+        }
+        settles(&mut world);
+    });
+    quietly(|| catch_unwind(playing)).map_err(|panic| words(&*panic))
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 /// A fifth of the crews are large.

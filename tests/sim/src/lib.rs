@@ -33,7 +33,8 @@ pub mod shrink;
 mod sign;
 mod world;
 
-pub use campaign::{Options, Report, Trace, Violation, run, watch};
+pub use campaign::{Options, Report, Scene, Trace, Violation, run, scene, watch};
+pub use card::{Card, Saved};
 pub use reached::Reached;
 pub use sign::Signing;
 

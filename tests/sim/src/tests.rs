@@ -1,6 +1,6 @@
 //! Scenes of their own, the power cut before every action, and the seeds that are played for ever.
 
-use crate::campaign::{Options, Trace, all_in, assert_done, finish, run, settles};
+use crate::campaign::{Options, Trace, all_in, finish, run, settles};
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Setup, World, name};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
