@@ -269,10 +269,8 @@ impl Coordinator {
         if leaves || pressed {
             return Some(Text::cut("waits for its return: it goes down by itself"));
         }
-        if self.record.slots.contains(node) {
-            return None;
-        }
-        let holder = self.slots_full(None)?;
+        // also one that holds a slot waits while others are over the limit
+        let holder = self.slots_full(Some(node))?;
         Some(Text::format(format_args!("waits for a slot, held by {holder} (max_unavailable)")))
     }
 

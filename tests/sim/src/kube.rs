@@ -95,6 +95,13 @@ impl World {
     }
 
     pub(crate) fn kube_begins(&mut self, token: u64, work: KubeWork) {
+        match &work {
+            KubeWork::Cordon(node) => self.asked_to_cordon.push(node.clone()),
+            KubeWork::Uncordon(_)
+            | KubeWork::Drain { .. }
+            | KubeWork::DeleteNode(_)
+            | KubeWork::MintCredential { .. } => {}
+        }
         // as kubectl's does, a drain begins with a cordon
         if let KubeWork::Drain { node, .. } = &work {
             if self.kube.serves(&self.pis[0]) {
@@ -139,6 +146,9 @@ impl World {
             KubeWork::Cordon(node) | KubeWork::Uncordon(node) => match self.kube.nodes.get_mut(node) {
                 Some(object) => {
                     object.cordoned = matches!(work, KubeWork::Cordon(_));
+                    if matches!(work, KubeWork::Uncordon(_)) {
+                        self.of_shutdown.remove(node);
+                    }
                     if matches!(work, KubeWork::Uncordon(_)) && self.by_hand.contains(node) {
                         self.fail(&format!("{node} was cordoned by hand, and we uncordoned it"));
                     }

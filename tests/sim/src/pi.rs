@@ -11,7 +11,7 @@ use beehive_cluster::node::{
 };
 use beehive_mqtt::command::SealContext;
 use beehive_mqtt::coordinator::OperationKind;
-use beehive_mqtt::node::{Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
+use beehive_mqtt::node::{CommandStatus, Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
 use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic};
 
 const GRACE_MS: u64 = 5_000;
@@ -396,6 +396,10 @@ impl World {
                     }
                 },
                 Action::Result(result) => {
+                    let well = matches!(result.status, CommandStatus::Succeeded);
+                    if result.status.is_final() && !well {
+                        self.ended_badly.insert(result.id.as_str().to_owned());
+                    }
                     self.note(|| {
                         format!("<- {name} {:?} {} {} {}", result.status, result.id, result.code, result.reason)
                     });
@@ -653,6 +657,10 @@ impl World {
                     let secret = sign::open(credential, &context);
                     if fresh && (!serves || self.kube.minted.get(&name) != Some(&secret)) {
                         return failed("bad-credential");
+                    }
+                    if fresh && self.kube.nodes.contains_key(&name) {
+                        // k3s refuses the node's new password, kubeadm the name
+                        return failed("node-exists");
                     }
                     if fresh {
                         self.kube.minted.remove(&name);

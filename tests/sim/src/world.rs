@@ -14,7 +14,7 @@ use beehive_cluster::{Destruction, Instant};
 use beehive_mqtt::command::{Command, SealContext, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{
-    CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session, Slot, StepState,
+    CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session, Slot, StepKind, StepState,
 };
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
 use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
@@ -231,6 +231,23 @@ pub(crate) struct World {
     pub(crate) broker_down: bool,
     /// Steps of engines that hang.
     pub(crate) hung: Vec<(usize, u32, crate::pi::Job)>,
+    /// The last attempt of each step that was sent.
+    attempts: BTreeMap<String, String>,
+    /// Steps that were sent under another id since the last event: of which operation, and the attempt before.
+    sent_anew: Vec<(String, String)>,
+    /// Commands that nodes have said to have come to nothing.
+    pub(crate) ended_badly: BTreeSet<String>,
+    /// Operations that were taken up again.
+    reopened: BTreeSet<String>,
+    /// Nodes that go down because their own button was pressed, by operation.
+    pub(crate) pressed: BTreeMap<String, NodeName>,
+    /// Nodes that are to be cordoned since the last event.
+    pub(crate) asked_to_cordon: Vec<NodeName>,
+    /// Which operation began which cordon in which turn.
+    cordons_begun: BTreeMap<(String, NodeName), u64>,
+    turns: u64,
+    /// Nodes that a shutdown of all has cordoned.
+    pub(crate) of_shutdown: BTreeSet<NodeName>,
     /// To which nodes a reset was sent, for which operation.
     pub(crate) resets: BTreeSet<(String, NodeName)>,
     /// Exclusive operations that the wire shows as running.
@@ -314,6 +331,15 @@ impl World {
             acts_left: 0,
             broker_down: false,
             hung: Vec::new(),
+            attempts: BTreeMap::new(),
+            sent_anew: Vec::new(),
+            ended_badly: BTreeSet::new(),
+            reopened: BTreeSet::new(),
+            pressed: BTreeMap::new(),
+            asked_to_cordon: Vec::new(),
+            cordons_begun: BTreeMap::new(),
+            turns: 0,
+            of_shutdown: BTreeSet::new(),
             resets: BTreeSet::new(),
             exclusive: BTreeSet::new(),
             kinds: BTreeMap::new(),
@@ -432,6 +458,7 @@ impl World {
     pub(crate) fn turn(&mut self) {
         let Some(((at, _), happening)) = self.queue.pop_first() else { self.fail("nothing will ever happen again") };
         self.now = self.now.max(at);
+        self.turns += 1;
         match happening {
             Happening::Arrives(topic, bytes) => self.arrives(topic, &bytes),
             Happening::Hears(index, life, session) => {
@@ -504,6 +531,18 @@ impl World {
     }
 
     fn check(&mut self) {
+        // asked only now: what the wire says of the operation comes after what it asks for
+        for node in core::mem::take(&mut self.asked_to_cordon) {
+            // one that died in between has not said it
+            if self.coordinator.is_some() {
+                self.cordons(&node);
+            }
+        }
+        for (operation, before) in core::mem::take(&mut self.sent_anew) {
+            if self.coordinator.is_some() && !self.reopened.contains(&operation) {
+                self.fail(&format!("another attempt is sent, and nobody knows what came of {before}"));
+            }
+        }
         if let Some((id, runs)) = self.runs.iter().find(|(_, runs)| **runs > 1) {
             self.fail(&format!("the command {id} ran {runs} times"));
         }
@@ -776,6 +815,10 @@ impl World {
                     for step in &report.steps {
                         self.reached.note("step", step.step.as_str());
                         self.reached.note("step state", step.state.as_str());
+                        if step.step == StepKind::Cordon && step.state == StepState::Running {
+                            let key = (report.id.as_str().to_owned(), report.node.clone());
+                            self.cordons_begun.entry(key).or_insert(self.turns);
+                        }
                     }
                     let topic = Topic::OperationNode(report.id.clone(), report.node.clone());
                     self.say(topic, &*report);
@@ -804,6 +847,16 @@ impl World {
     fn sends(&mut self, node: &NodeName, command: &Command) {
         let Some(operation) = &command.operation else { return };
         let operation = operation.as_str().to_owned();
+        // another attempt is another id, and there is one only where the attempt before has come to nothing. What a join needs
+        // is not stored, so that one is made anew by a coordinator that has started again
+        let (step, attempt) = command.id.as_str().rsplit_once('-').unwrap();
+        let before = self.attempts.insert(step.to_owned(), attempt.to_owned()).filter(|before| before != attempt);
+        let before = before.map(|before| format!("{step}-{before}"));
+        if let Some(before) = before.filter(|before| !self.ended_badly.contains(before)) {
+            if !matches!(command.verb, Verb::Join { .. }) {
+                self.sent_anew.push((operation.clone(), before));
+            }
+        }
         if !matches!(command.verb, Verb::Reset) {
             return;
         }
@@ -829,6 +882,17 @@ impl World {
         let id = summary.id.as_str().to_owned();
         self.summaries.insert(id.clone(), summary.clone());
         self.kinds.insert(id.clone(), summary.kind);
+        match &summary.node {
+            Some(node) if summary.requested_by.as_str().starts_with("node:") && !summary.phase.is_final() => {
+                self.pressed.insert(id.clone(), node.clone());
+            }
+            Some(_) | None => {
+                self.pressed.remove(&id);
+            }
+        }
+        if !summary.phase.is_final() && self.finished.contains(&id) {
+            self.reopened.insert(id.clone());
+        }
         if summary.phase.is_final() && self.finished.insert(id.clone()) {
             self.operations_done += 1;
         }
@@ -846,6 +910,47 @@ impl World {
             self.exclusive.insert(id);
         } else {
             self.exclusive.remove(&id);
+        }
+    }
+
+    /// Rolling work cordons a node: nobody else may be down or drained by it. Who goes down by a button, or was cordoned for a
+    /// shutdown of all, is not its work.
+    fn cordons(&mut self, node: &NodeName) {
+        let kinds: Vec<OperationKind> = self.exclusive.iter().filter_map(|id| self.kinds.get(id)).copied().collect();
+        if kinds.contains(&OperationKind::Shutdown) {
+            self.of_shutdown.insert(node.clone());
+        }
+        let pressed = self.pressed.values().any(|held| held == node);
+        // what began in an earlier turn goes on, and is asked for again
+        let turn = self.turns;
+        let begins = self
+            .exclusive
+            .clone()
+            .into_iter()
+            .map(|id| *self.cordons_begun.entry((id, node.clone())).or_insert(turn) == turn);
+        let begins = begins.fold(false, |any, new| any || new);
+        let rolls = kinds.iter().any(|kind| {
+            matches!(
+                kind,
+                OperationKind::Reboot
+                    | OperationKind::NodeReboot
+                    | OperationKind::NodeDrain
+                    | OperationKind::NodeLeave
+                    | OperationKind::NodeShutdown
+            )
+        });
+        if pressed || !rolls || !begins {
+            return;
+        }
+        // the Node of one that was reset is nobody's work any more
+        let member = |held: &NodeName| {
+            let kept = self.kube.cluster.clone().map(Kept::Member);
+            self.pis.iter().any(|pi| pi.name == *held && Some(&pi.kept) == kept.as_ref())
+        };
+        let counts = |held: &NodeName| held != node && !self.of_shutdown.contains(held) && member(held);
+        let other = self.cordons_left().into_iter().find(counts);
+        if let Some(other) = other {
+            self.fail(&format!("{node} is cordoned by rolling work while {other} is"));
         }
     }
 
