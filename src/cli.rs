@@ -77,6 +77,13 @@ pub enum Command {
     #[cfg(feature = "demo")]
     #[command(after_help = crate::demo::HELP)]
     Demo(DemoArgs),
+    /// Plays simulated crews with faults and people by seed, and walks through what broke a rule
+    ///
+    /// The cores and the protocol are the real ones; broker, engines, boards, power and Kubernetes are simulated, and so is
+    /// time. A seed is the whole of a run: it replays exactly.
+    #[cfg(feature = "sim")]
+    #[command(subcommand)]
+    Sim(SimCommand),
     /// Prints the completions for a shell
     Completions {
         /// Which shell
@@ -366,6 +373,67 @@ pub struct DemoArgs {
     /// How long each step of the simulated engine takes, in milliseconds [default: 400 in a terminal, else 0]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=60_000))]
     pub step_ms: Option<u64>,
+}
+
+/// `beehive sim …`.
+#[cfg(feature = "sim")]
+#[derive(Debug, Subcommand)]
+pub enum SimCommand {
+    /// Plays seeds on every processor, and says what they came to
+    ///
+    /// A violation ends the run with 1. It is made as small as it gets and kept in a file for `sim replay`.
+    Run(SimRunArgs),
+    /// Plays a violation again, line by line of what happened
+    Replay {
+        /// The file that `sim run` wrote
+        file: PathBuf,
+        /// Wait for Enter before each line, in a terminal
+        #[arg(long)]
+        step: bool,
+    },
+}
+
+/// `beehive sim run`.
+#[cfg(feature = "sim")]
+#[derive(Debug, Args)]
+pub struct SimRunArgs {
+    /// The first seed, and how many
+    #[arg(long, value_name = "FROM:COUNT", default_value = "1:100")]
+    pub seeds: Seeds,
+    /// At least so many events in each: delivered messages, completed actions, faults, acts of people
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub events: u64,
+    /// Sign and check every message with Ed25519 instead of a fast hash
+    #[arg(long)]
+    pub real_signatures: bool,
+    /// Where a violation is kept [default: seed-SEED.json in this folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Which seeds.
+#[cfg(feature = "sim")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seeds {
+    /// The first.
+    pub from: u64,
+    /// How many.
+    pub count: u64,
+}
+
+#[cfg(feature = "sim")]
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "seeds are FROM:COUNT, such as 1:1000, or one seed alone".to_owned();
+        let (from, count) = text.split_once(':').unwrap_or((text, "1"));
+        let (from, count): (u64, u64) = (from.parse().map_err(|_| wrong())?, count.parse().map_err(|_| wrong())?);
+        if count == 0 || from.checked_add(count).is_none() {
+            return Err(wrong());
+        }
+        Ok(Self { from, count })
+    }
 }
 
 /// What the console's commands have in common. They may stand before or after the command.

@@ -12,6 +12,7 @@
 //! | [`bridge`] | the door for tools that sign nothing |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
 //! | `demo` | a whole crew on one machine |
+//! | `sim` | simulated crews with faults by seed |
 //! | [`link`] | the way to the broker |
 //! | [`store`] | what survives a power cut |
 //! | [`hal`], [`host`] | board and machine, real and simulated |
@@ -36,4 +37,6 @@ pub mod host;
 pub mod keys;
 pub mod kube;
 pub mod link;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;

@@ -48,6 +48,11 @@ fn main() -> std::process::ExitCode {
             log("off");
             return block_on(beehive::demo::run(arguments)).unwrap_or(std::process::ExitCode::FAILURE);
         }
+        #[cfg(feature = "sim")]
+        Command::Sim(command) => match beehive::sim::run(command, cli.options.json) {
+            Ok(code) => code,
+            Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+        },
         Command::Bridge(arguments) => {
             log("info");
             block_on(beehive::bridge::run(&cli.options, arguments)).map_or(ExitCode::Failed, outcome)

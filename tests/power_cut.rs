@@ -2,6 +2,8 @@
 //! torn files, or nothing of what was not synced: a rebuild, a rolling reboot, a join and a leave come to their right end all
 //! the same. The cores, the codec and the store are the real ones; the crew is the simulator's.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use beehive::store::{Fate, MemoryDisk, Store};
 use beehive_cluster::coordinator::CoordinatorRecord;
 use beehive_cluster::node::NodeRecord;

@@ -335,7 +335,8 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
     let before = world.common_cluster();
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
     let large = world.pis.len() > 12;
-    match random.below(14) {
+    match random.below(15) {
+        12 => holder_dies(world, victim),
         0 | 1 => {
             let rebuild = world.operation(OperationKind::Rebuild, None);
             world.run_for(calm_after);
@@ -429,6 +430,36 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         }
         _ => whole_shutdown(world, calm_after),
     }
+}
+
+/// A node that is restarted does not come back: nobody else is taken down until it does.
+fn holder_dies(world: &mut World, victim: usize) {
+    let other = if victim == 1 { 2 } else { 1 };
+    let reboot = world.operation(OperationKind::NodeReboot, Some(name(victim + 1)));
+    world.run_until("it goes down, or not at all", 900_000, |world| {
+        !world.pis[victim].on || world.phase(&reboot).is_some_and(OperationPhase::is_final)
+    });
+    if !world.pis[victim].on {
+        world.pis[victim].returns = false;
+        world.pis[victim].stays_dark = true;
+    }
+    let dark = world.pis[victim].stays_dark && world.rolling_down.contains(&name(victim + 1));
+    world.storm(Faults::default());
+    if dark {
+        world.ended(&reboot, 900_000);
+        world.run_for(60_000);
+        let refused = world.operation(OperationKind::NodeReboot, Some(name(other + 1)));
+        let answer = world.answer(&refused);
+        if answer.code.as_str() != "slot-held" {
+            world.fail(&format!("its slot is held, and the next one was answered {} ({})", answer.code, answer.text));
+        }
+    }
+    world.calm();
+    bring_home(world);
+    settles(world);
+    let next = world.operation(OperationKind::NodeReboot, Some(name(other + 1)));
+    assert_done(world, &next);
+    all_in(world);
 }
 
 fn whole_shutdown(world: &mut World, calm_after: u64) {

@@ -472,7 +472,7 @@ impl World {
             Happening::EngineEnds(index, life, job) => self.engine_ends(index, life, job),
             Happening::PowerTimer(index, life, timer) => self.power_timer(index, life, timer),
             Happening::Boots(index, count) => {
-                if self.pis[index].boots == count && !self.pis[index].on {
+                if self.pis[index].boots == count && !self.pis[index].on && !self.pis[index].stays_dark {
                     self.boot(index);
                 }
             }
@@ -531,6 +531,10 @@ impl World {
     }
 
     fn check(&mut self) {
+        let back: Vec<NodeName> = self.rolling_down.iter().filter(|node| self.is_back(node)).cloned().collect();
+        for node in back {
+            self.rolling_down.remove(&node);
+        }
         // asked only now: what the wire says of the operation comes after what it asks for
         for node in core::mem::take(&mut self.asked_to_cordon) {
             // one that died in between has not said it
@@ -550,10 +554,6 @@ impl World {
             let all = self.exclusive.clone();
             self.fail(&format!("two exclusive operations at once: {all:?}"));
         }
-        let back: Vec<NodeName> = self.rolling_down.iter().filter(|node| self.is_back(node)).cloned().collect();
-        for node in back {
-            self.rolling_down.remove(&node);
-        }
         if let Some(max) = self.max_down {
             let mut down = self.rolling_down.clone();
             down.extend(self.kube.cordoned().into_iter().filter(|node| !self.by_hand.contains(node)));
@@ -567,7 +567,7 @@ impl World {
     pub(crate) fn is_back(&self, node: &NodeName) -> bool {
         let Some(pi) = self.pis.iter().find(|pi| pi.name == *node) else { return false };
         let master = &self.pis[0];
-        pi.on && (pi.kept == Kept::Blank || (pi.running && self.kube.is_ready(self.now, master, pi)))
+        pi.kept == Kept::Blank || (pi.on && pi.running && self.kube.is_ready(self.now, master, pi))
     }
 
     pub(crate) fn run_for(&mut self, ms: u64) {
@@ -896,6 +896,12 @@ impl World {
         if summary.phase.is_final() && self.finished.insert(id.clone()) {
             self.operations_done += 1;
         }
+        if let (OperationKind::NodeUncordon, OperationPhase::Done, Some(node)) =
+            (summary.kind, summary.phase, &summary.node)
+        {
+            // an operator has freed its slot
+            self.rolling_down.remove(node);
+        }
         if let (OperationKind::NodeDrain, OperationPhase::Done, Some(node)) =
             (summary.kind, summary.phase, &summary.node)
         {
@@ -923,12 +929,10 @@ impl World {
         let pressed = self.pressed.values().any(|held| held == node);
         // what began in an earlier turn goes on, and is asked for again
         let turn = self.turns;
-        let begins = self
-            .exclusive
-            .clone()
-            .into_iter()
-            .map(|id| *self.cordons_begun.entry((id, node.clone())).or_insert(turn) == turn);
-        let begins = begins.fold(false, |any, new| any || new);
+        let mut begins = false;
+        for id in self.exclusive.clone() {
+            begins |= *self.cordons_begun.entry((id, node.clone())).or_insert(turn) == turn;
+        }
         let rolls = kinds.iter().any(|kind| {
             matches!(
                 kind,
@@ -948,7 +952,8 @@ impl World {
             self.pis.iter().any(|pi| pi.name == *held && Some(&pi.kept) == kept.as_ref())
         };
         let counts = |held: &NodeName| held != node && !self.of_shutdown.contains(held) && member(held);
-        let other = self.cordons_left().into_iter().find(counts);
+        let down = self.rolling_down.iter().find(|held| *held != node && !self.of_shutdown.contains(*held)).cloned();
+        let other = self.cordons_left().into_iter().find(counts).or(down);
         if let Some(other) = other {
             self.fail(&format!("{node} is cordoned by rolling work while {other} is"));
         }

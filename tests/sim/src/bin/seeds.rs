@@ -24,7 +24,10 @@ fn main() -> ExitCode {
         }
     }
     if let Some(violation) = batch.violations.into_iter().next() {
-        let (violation, options) = shrink::shrink(violation, &options);
+        let (violation, options) = match std::env::var_os("BEEHIVE_SIM_SHRINK") {
+            Some(_) => (violation, options),
+            None => shrink::shrink(violation, &options),
+        };
         for line in &violation.log {
             println!("{line}");
         }
