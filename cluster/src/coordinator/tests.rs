@@ -285,7 +285,6 @@ impl Desk {
         self.step(Event::Kube(view));
     }
 
-    /// Time passes in small steps; who is there keeps saying so.
     /// Time passes, and no node says anything.
     fn quiet(&mut self, ms: u64) {
         let end = self.now + ms;
@@ -296,6 +295,7 @@ impl Desk {
         }
     }
 
+    /// Time passes in small steps; who is there keeps saying so.
     fn pass(&mut self, ms: u64) {
         let end = self.now + ms;
         while self.now < end {
@@ -1355,6 +1355,111 @@ fn a_leave_by_button_waits_for_what_runs_and_then_begins() {
     assert_eq!(desk.log.last().unwrap(), "reset a");
     let operation = desk.stored.operations.last().unwrap();
     assert_eq!((operation.kind, operation.phase), (OperationKind::NodeLeave, OperationPhase::Done));
+}
+
+/// Somebody stands there: it proceeds at once, over the limit.
+#[test]
+fn a_leave_by_button_waits_for_no_slot() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("b"));
+    desk.settle();
+    assert_eq!(desk.stored.slots, [name("b")]);
+    desk.press("a", Want::Leave);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+}
+
+/// Its agent restarted, and forgot its wish, before the node was cordoned for it: the answer finds nobody who waits.
+#[test]
+fn a_node_that_no_longer_wants_to_go_is_opened_again() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.nodes.get_mut(&name("a")).unwrap().start = 2;
+    desk.speak(&name("a"));
+    desk.press("a", Want::Reboot);
+    desk.commands.clear();
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let go = desk.command(VerbName::Answer, "a");
+    assert!(desk.is_cordoned("a"));
+    desk.result(&name("a"), &go, CommandStatus::Succeeded, "unchanged");
+    desk.settle();
+    assert!(!desk.is_cordoned("a"));
+}
+
+/// Its cordon may just be under way, and would come after the uncordon.
+#[test]
+fn a_node_that_is_being_emptied_is_not_opened() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.press("a", Want::Reboot);
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str(), "going-down");
+    desk.settle();
+    assert!(desk.is_cordoned("a"));
+}
+
+/// What waits for a slot must not keep an operator from freeing it.
+#[test]
+fn a_slot_is_freed_beside_what_waits_for_it() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("b"));
+    desk.settle();
+    let forced = Desk::want(OperationKind::NodeReboot, Some("a"), Force::Yes);
+    desk.ask(forced, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Running, "it waits for the slot of b");
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str(), "one-operation-at-a-time");
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("b")).status, ResponseStatus::Started);
+    desk.settle();
+    let reboot = desk.stored.operations.iter().find(|held| held.kind == OperationKind::NodeReboot).unwrap();
+    assert_eq!(reboot.phase, OperationPhase::Done, "{:?}", reboot.steps);
+    assert!(!desk.is_cordoned("b"));
+}
+
+#[test]
+fn a_slot_is_not_waited_for_for_ever() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("b"));
+    desk.settle();
+    desk.ask(Desk::want(OperationKind::NodeReboot, Some("a"), Force::Yes), Mode::Execute);
+    desk.pass(SLOT_WAIT_MS - 10_000);
+    assert_eq!(desk.phase(), OperationPhase::Running);
+    desk.pass(20_000);
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert!(desk.stored.operations.last().unwrap().steps[0].reason.as_str().contains("slot, held by b"));
+}
+
+/// Between the stop of an engine and the reset is no safe point: nothing would start it again.
+#[test]
+fn a_leave_that_is_called_off_after_its_stop_goes_on_to_its_end() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    desk.ask(Ask::Abort, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    assert_eq!(desk.log.last().unwrap(), "reset a");
+}
+
+/// A leave that came no further than its stop, or a join that came half-way.
+#[test]
+fn create_brings_in_who_is_half_out_or_half_in() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    let mut stopped = desk.state_of("a");
+    stopped.engine.run = EngineRun::Stopped;
+    stopped.revision += 1;
+    let mut half = desk.state_of("b");
+    half.lifecycle = Lifecycle::Broken;
+    half.revision += 1;
+    desk.step(Event::State { node: name("a"), state: Box::new(stopped) });
+    desk.step(Event::State { node: name("b"), state: Box::new(half) });
+    desk.run(OperationKind::Create, None);
+    let plan: Vec<String> = desk.states().iter().map(|(kind, node, _)| format!("{kind} {node}")).collect();
+    let wanted = ["join a", "wait_ready a", "delete_node b", "reset b", "join b", "wait_ready b", "add_ons m"];
+    assert_eq!(plan, wanted);
 }
 
 // ---- failure, abort, resume

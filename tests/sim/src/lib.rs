@@ -27,6 +27,8 @@ mod broker;
 mod campaign;
 pub mod card;
 mod kube;
+#[cfg(test)]
+mod model;
 mod pi;
 pub mod reached;
 pub mod shrink;
