@@ -746,6 +746,11 @@ pub enum ClusterCommand {
     /// Switches every Pi off, the master last; says beforehand which will need a hand to come back
     #[command(after_help = ExitCode::help())]
     Shutdown(Acting),
+    /// Waits until every Pi is on and every member is ready, for half an hour at most
+    ///
+    /// Nothing here switches a Pi on: a hand or a PoE switch does. It says who is still missing, and who never came.
+    #[command(after_help = ExitCode::help())]
+    Start(Acting),
     /// Calls the running operation off at its next safe point
     #[command(after_help = ExitCode::help())]
     Abort(Acting),

@@ -8,6 +8,7 @@
 //! | reset | reset the nodes; reset the master |
 //! | reboot | one Pi after the other, the master last: cordon, drain, reboot, wait until ready in a new boot, uncordon |
 //! | shutdown | cordon the nodes (nothing is evicted); switch them off; then the master |
+//! | start | wait for each Pi that is off, all at once; then until its kubelet is ready |
 //! | node leave | cordon, drain, stop, delete the Node, reset: a node that is reset before its Node is gone cannot come back; then make sure that the Node stayed away |
 
 use alloc::vec::Vec;
@@ -218,6 +219,18 @@ pub fn shutdown(master: &PlanNode, nodes: &[PlanNode], end: MasterEnd) -> Vec<Pl
     plan.steps
 }
 
+/// Wait for those that are off or not ready. Nothing here wakes a Pi: people or a switch do.
+pub fn start(away: &[PlanNode]) -> Vec<PlannedStep> {
+    let mut plan = Plan::default();
+    for node in away {
+        plan.add(StepKind::WaitUp, &node.name, Weight::Local);
+        if node.belongs == Belongs::Inside {
+            plan.add(StepKind::WaitReady, &node.name, Weight::Local);
+        }
+    }
+    plan.steps
+}
+
 /// How the master ends a shutdown of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MasterEnd {
@@ -382,6 +395,12 @@ mod tests {
     fn a_shutdown_ends_with_the_master_and_evicts_nothing() {
         let plan = shutdown(&node("m", Belongs::Inside), &[node("a", Belongs::Inside)], MasterEnd::Commanded);
         assert_eq!(words(&plan), ["0 cordon a", "0 power_off a", "1 power_off m"]);
+    }
+
+    #[test]
+    fn a_start_waits_for_each_pi_and_for_the_kubelets_of_members() {
+        let plan = start(&[node("a", Belongs::Inside), node("b", Belongs::Outside)]);
+        assert_eq!(words(&plan), ["0 wait_up a", "0 wait_ready a", "0 wait_up b"]);
     }
 
     #[test]

@@ -197,6 +197,8 @@ pub enum OperationKind {
     Reboot,
     /// Switch every Pi off, the master last.
     Shutdown,
+    /// Wait for those that are off: people or a switch turn them on.
+    Start,
     /// Cordon and empty one node.
     NodeDrain,
     /// Let work onto one node again.
@@ -224,6 +226,7 @@ impl OperationKind {
             Self::Reset => "reset",
             Self::Reboot => "reboot",
             Self::Shutdown => "shutdown",
+            Self::Start => "start",
             Self::NodeDrain => "node_drain",
             Self::NodeUncordon => "node_uncordon",
             Self::NodeJoin => "node_join",
@@ -242,6 +245,7 @@ impl OperationKind {
             Self::Create
             | Self::Reboot
             | Self::Shutdown
+            | Self::Start
             | Self::NodeDrain
             | Self::NodeUncordon
             | Self::NodeJoin
@@ -337,6 +341,8 @@ pub enum StepKind {
     Reboot,
     /// Switch the Pi off and wait until it is silent.
     PowerOff,
+    /// Wait until somebody has switched the Pi on and it says so.
+    WaitUp,
     /// Blink.
     Identify,
     /// Tell the node that it may go on with what it asked for.
@@ -360,6 +366,7 @@ impl StepKind {
             Self::AddOns => "add_ons",
             Self::Reboot => "reboot",
             Self::PowerOff => "power_off",
+            Self::WaitUp => "wait_up",
             Self::Identify => "identify",
             Self::LetGo => "let_go",
         }

@@ -484,6 +484,7 @@ fn needs_the_picture(order: &Order, acting: Acting) -> bool {
             | OperationKind::Rebuild
             | OperationKind::Reset
             | OperationKind::Reboot
+            | OperationKind::Start
             | OperationKind::NodeDrain
             | OperationKind::NodeUncordon
             | OperationKind::NodeJoin

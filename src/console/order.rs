@@ -62,6 +62,7 @@ impl Order {
             ClusterCommand::Reset(acting) => (OperationKind::Reset, acting, none),
             ClusterCommand::Reboot(acting) => (OperationKind::Reboot, acting, none),
             ClusterCommand::Shutdown(acting) => (OperationKind::Shutdown, acting, none),
+            ClusterCommand::Start(acting) => (OperationKind::Start, acting, none),
             ClusterCommand::Abort(acting) => {
                 return (Self::other(Ask::Abort, "abort", Wanted::Abortion, *acting), *acting);
             }
@@ -113,6 +114,7 @@ impl Order {
                 | OperationKind::Rebuild
                 | OperationKind::Reset
                 | OperationKind::Reboot
+                | OperationKind::Start
                 | OperationKind::NodeDrain
                 | OperationKind::NodeUncordon
                 | OperationKind::NodeJoin
@@ -160,6 +162,7 @@ fn effect(kind: OperationKind, name: &str) -> String {
         OperationKind::Create
         | OperationKind::Reboot
         | OperationKind::Shutdown
+        | OperationKind::Start
         | OperationKind::NodeDrain
         | OperationKind::NodeUncordon
         | OperationKind::NodeJoin
@@ -207,6 +210,7 @@ mod tests {
             ("cluster reset", Reset, None, Some("bee")),
             ("cluster reboot", Reboot, None, None),
             ("cluster shutdown", Shutdown, None, None),
+            ("cluster start", Start, None, None),
         ] {
             let order = order(line);
             let node = node.map(name);

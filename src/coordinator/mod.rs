@@ -223,7 +223,8 @@ fn may(role: UserRole, request: &ConsoleRequest) -> May {
             | OperationKind::NodeReboot
             | OperationKind::NodeShutdown
             | OperationKind::Reboot
-            | OperationKind::Shutdown => May::Ask,
+            | OperationKind::Shutdown
+            | OperationKind::Start => May::Ask,
             OperationKind::Create
             | OperationKind::Rebuild
             | OperationKind::Reset

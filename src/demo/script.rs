@@ -247,6 +247,7 @@ impl<'a> Reader<'a> {
             "reboot" => Some(crew(OperationKind::Reboot)),
             "reset" => Some(crew(OperationKind::Reset)),
             "shutdown" => Some(crew(OperationKind::Shutdown)),
+            "start" => Some(crew(OperationKind::Start)),
             "abort" => Some(Wish::Abort),
             "resume" => Some(Wish::Resume),
             "node" => Some(self.node_wish()?),

@@ -98,6 +98,8 @@ pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
         // down 90 s at most by systemd's own limits, and a slow card takes minutes to boot
         StepKind::Reboot => 600_000,
         StepKind::PowerOff => 240_000,
+        // somebody walks to the rack
+        StepKind::WaitUp => 1_800_000,
         StepKind::Identify => 15_000,
         StepKind::LetGo => 30_000,
     }
@@ -115,6 +117,7 @@ fn is_rolling(kind: OperationKind) -> bool {
         | OperationKind::Rebuild
         | OperationKind::Reset
         | OperationKind::Shutdown
+        | OperationKind::Start
         | OperationKind::NodeUncordon
         | OperationKind::NodeJoin
         | OperationKind::NodeReset
@@ -213,7 +216,9 @@ impl Coordinator {
             if blocked {
                 continue;
             }
-            let busy = operation.steps.iter().filter(|step| step.state == StepState::Running).count();
+            // whoever waits for people keeps nobody from working
+            let works = |step: &&Step| step.state == StepState::Running && step.kind != StepKind::WaitUp;
+            let busy = operation.steps.iter().filter(works).count();
             if busy >= usize::from(self.config.max_parallel.max(1)) {
                 return;
             }
@@ -252,6 +257,7 @@ impl Coordinator {
             | StepKind::AddOns
             | StepKind::Reboot
             | StepKind::PowerOff
+            | StepKind::WaitUp
             | StepKind::Identify
             | StepKind::LetGo => false,
         };
@@ -311,6 +317,7 @@ impl Coordinator {
                 | StepKind::Initialise
                 | StepKind::Join
                 | StepKind::AddOns
+                | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => {}
             }
@@ -553,6 +560,13 @@ impl Coordinator {
                 }
                 "waits for the API server"
             }
+            StepKind::WaitUp => {
+                let runs = state.is_some_and(|state| state.power == PowerPhase::Running);
+                if online && runs {
+                    return Verdict::Done(Text::cut("is on"));
+                }
+                "waits until somebody switches it on"
+            }
             StepKind::Cordon => "waits for the API server",
             StepKind::Snapshot | StepKind::Stop | StepKind::Reset | StepKind::AddOns | StepKind::Identify => {
                 "waits for the node"
@@ -624,7 +638,7 @@ impl Coordinator {
                 KubeWork::MintCredential { node: node.clone(), cluster }
             }
             // what it waits for comes as an event
-            StepKind::WaitReady => {
+            StepKind::WaitReady | StepKind::WaitUp => {
                 if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
                     live.send_at = live.deadline;
                 }
@@ -704,9 +718,12 @@ impl Coordinator {
                 });
                 Verb::Answer { request, answer: if undrained { Answer::GoUndrained } else { Answer::Go } }
             }),
-            StepKind::Cordon | StepKind::Drain | StepKind::Uncordon | StepKind::DeleteNode | StepKind::WaitReady => {
-                None
-            }
+            StepKind::Cordon
+            | StepKind::Drain
+            | StepKind::Uncordon
+            | StepKind::DeleteNode
+            | StepKind::WaitReady
+            | StepKind::WaitUp => None,
         };
         let (Some(verb), Some(command_id)) = (verb, operation.command_id(index)) else {
             return self.end(now, id, index, StepState::Failed, Text::cut("the step lacks what its command needs"));
@@ -780,6 +797,7 @@ impl Coordinator {
                         | StepKind::AddOns
                         | StepKind::Reboot
                         | StepKind::PowerOff
+                        | StepKind::WaitUp
                         | StepKind::Identify
                         | StepKind::LetGo,
                     ) => self.end(now, &id, index, StepState::Done, reason),
@@ -849,6 +867,7 @@ impl Coordinator {
                 | StepKind::Join
                 | StepKind::WaitReady
                 | StepKind::AddOns
+                | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => {}
             }
@@ -888,6 +907,7 @@ impl Coordinator {
                 | StepKind::AddOns
                 | StepKind::Reboot
                 | StepKind::PowerOff
+                | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => self.end(now, id, index, StepState::Done, Text::new()),
             },
@@ -909,6 +929,7 @@ impl Coordinator {
                 | StepKind::AddOns
                 | StepKind::Reboot
                 | StepKind::PowerOff
+                | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => self.end(now, id, index, StepState::Failed, kube_reason(&error)),
             },
@@ -987,6 +1008,7 @@ impl Coordinator {
             | StepKind::AddOns
             | StepKind::Reboot
             | StepKind::PowerOff
+            | StepKind::WaitUp
             | StepKind::Identify
             | StepKind::LetGo => {}
         }
@@ -1010,7 +1032,7 @@ impl Coordinator {
             }
             // a wait does nothing that would have to be brought to its end
             for step in operation.steps.iter_mut() {
-                if step.state == StepState::Running && step.kind == StepKind::WaitReady {
+                if step.state == StepState::Running && matches!(step.kind, StepKind::WaitReady | StepKind::WaitUp) {
                     step.state = StepState::Skipped;
                     step.reason = Text::cut(reason);
                     changed = true;
@@ -1083,6 +1105,7 @@ impl Coordinator {
                     | StepKind::WaitReady
                     | StepKind::AddOns
                     | StepKind::Reboot
+                    | StepKind::WaitUp
                     | StepKind::Identify => false,
                 };
                 if !goes {
@@ -1163,6 +1186,11 @@ fn is_command(kind: StepKind) -> bool {
         | StepKind::PowerOff
         | StepKind::Identify
         | StepKind::LetGo => true,
-        StepKind::Cordon | StepKind::Drain | StepKind::Uncordon | StepKind::DeleteNode | StepKind::WaitReady => false,
+        StepKind::Cordon
+        | StepKind::Drain
+        | StepKind::Uncordon
+        | StepKind::DeleteNode
+        | StepKind::WaitReady
+        | StepKind::WaitUp => false,
     }
 }

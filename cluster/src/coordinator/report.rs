@@ -80,6 +80,7 @@ impl Coordinator {
             OperationKind::Create | OperationKind::Rebuild | OperationKind::Reset => true,
             OperationKind::Reboot
             | OperationKind::Shutdown
+            | OperationKind::Start
             | OperationKind::NodeDrain
             | OperationKind::NodeUncordon
             | OperationKind::NodeJoin
@@ -149,6 +150,7 @@ impl Coordinator {
                     | StepKind::AddOns
                     | StepKind::Reboot
                     | StepKind::PowerOff
+                    | StepKind::WaitUp
                     | StepKind::Identify
                     | StepKind::LetGo => None,
                 },

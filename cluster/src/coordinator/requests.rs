@@ -4,7 +4,7 @@
 use super::record::{Answered, Room, Wish};
 use super::{Action, Coordinator, Operation, Scope, Step};
 use crate::kube::Scheduling;
-use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlannedStep, Weight};
+use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlanNode, PlannedStep, Weight};
 use crate::{Destruction, Instant};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -205,6 +205,17 @@ impl Coordinator {
                 let on: Vec<_> = workers.into_iter().filter(|node| self.may_be_on(now, &node.name)).collect();
                 plan::shutdown(&master, &on, MasterEnd::Commanded)
             }
+            OperationKind::Start => {
+                let is_away = |node: &&PlanNode| {
+                    let up = self.is_online(now, &node.name);
+                    !up || (node.belongs == Belongs::Inside && !self.is_ready_again(now, &node.name))
+                };
+                let away: Vec<_> = core::iter::once(&master).chain(&workers).filter(is_away).cloned().collect();
+                if away.is_empty() {
+                    return Err(Box::new(Reply::unchanged(format_args!("every Pi is on, and every member is ready"))));
+                }
+                plan::start(&away)
+            }
             OperationKind::NodeDrain
             | OperationKind::NodeUncordon
             | OperationKind::NodeJoin
@@ -256,6 +267,7 @@ impl Coordinator {
             | OperationKind::Reset
             | OperationKind::Reboot
             | OperationKind::Shutdown
+            | OperationKind::Start
             | OperationKind::NodeUncordon
             | OperationKind::NodeJoin
             | OperationKind::NodeReset
@@ -320,7 +332,8 @@ impl Coordinator {
             | OperationKind::Rebuild
             | OperationKind::Reset
             | OperationKind::Reboot
-            | OperationKind::Shutdown => Ok(Vec::new()),
+            | OperationKind::Shutdown
+            | OperationKind::Start => Ok(Vec::new()),
         }
     }
 
@@ -654,6 +667,7 @@ fn reopen(operation: &mut Operation) {
             | StepKind::AddOns
             | StepKind::Reboot
             | StepKind::PowerOff
+            | StepKind::WaitUp
             | StepKind::Identify
             | StepKind::LetGo => false,
         };

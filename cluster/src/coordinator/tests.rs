@@ -689,6 +689,29 @@ fn shutdown_cordons_stops_the_workers_and_then_the_master() {
 }
 
 #[test]
+fn a_start_waits_for_those_that_are_off_and_names_who_never_came() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    assert_eq!(desk.run(OperationKind::Start, None).status, ResponseStatus::Unchanged);
+    for node in ["a", "b"] {
+        desk.dies(node);
+        desk.not_ready(node);
+    }
+    assert_eq!(desk.run(OperationKind::Start, None).status, ResponseStatus::Started);
+    desk.pass(600_000);
+    assert_eq!(desk.phase(), OperationPhase::Running);
+    desk.boots("a");
+    desk.ready("a");
+    desk.settle();
+    let states = desk.states();
+    assert_eq!(states[0], (StepKind::WaitUp, "a".to_string(), StepState::Done));
+    assert_eq!(states[1], (StepKind::WaitReady, "a".to_string(), StepState::Done));
+    desk.pass(1_300_000);
+    assert_eq!(desk.phase(), OperationPhase::PartlyDone);
+    let failed = desk.stored.operations.last().unwrap().steps.iter().find(|step| step.state == StepState::Failed);
+    assert_eq!(failed.map(|step| step.node.as_str()), Some("b"));
+}
+
+#[test]
 fn a_shutdown_waits_for_a_worker_that_is_slow_and_gives_up_one_that_is_silent() {
     let mut desk = Desk::with_cluster(&["a", "b"]);
     desk.deaf.insert(name("a"));

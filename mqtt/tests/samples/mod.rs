@@ -427,13 +427,13 @@ every! {
     SLOTS: Slot { Free, Held }
     CLUSTER_PHASES: ClusterPhase { Absent, Changing, Ready, Degraded }
     KINDS: OperationKind {
-        Create, Rebuild, Reset, Reboot, Shutdown, NodeDrain, NodeUncordon, NodeJoin, NodeLeave, NodeReset, NodeReboot,
+        Create, Rebuild, Reset, Reboot, Shutdown, Start, NodeDrain, NodeUncordon, NodeJoin, NodeLeave, NodeReset, NodeReboot,
         NodeShutdown, NodeIdentify,
     }
     PHASES: OperationPhase { Running, Paused, Aborting, Done, Failed, Aborted, PartlyDone }
     STEPS: StepKind {
         Snapshot, Cordon, Drain, Uncordon, Stop, DeleteNode, Reset, Initialise, Join, WaitReady, AddOns, Reboot,
-        PowerOff, Identify, LetGo,
+        PowerOff, WaitUp, Identify, LetGo,
     }
     STEP_STATES: StepState { Pending, Running, Done, Failed, Skipped }
     COORDINATOR_EVENTS: CoordinatorEventKind {

@@ -482,11 +482,30 @@ fn whole_shutdown(world: &mut World, calm_after: u64) {
     if let Some(left) = left.map(|(pi, _)| pi.name.clone()) {
         world.fail(&format!("{left} is on, and nobody says so"));
     }
+    if !world.pis[0].on {
+        // people turn on the master first, and are told whom it still waits for
+        world.boot(0);
+    }
+    let start = world.operation(OperationKind::Start, None);
     // people turn them on, and again where an end that the card forgot is taken up once more
     world.run_until("the operation's end", 900_000, |world| {
         world.switch_on();
         world.phase(&shutdown).is_some_and(OperationPhase::is_final)
     });
+    match world.answer(&start).status {
+        ResponseStatus::Started => {
+            world.run_until("the start's end", SETTLES_MS, |world| {
+                world.switch_on();
+                world.phase(&start).is_some_and(OperationPhase::is_final)
+            });
+            if world.phase(&start) != Some(OperationPhase::Done) {
+                world.fail("everybody is on, and the start says otherwise");
+            }
+        }
+        // all were on before it asked, or what was ordered is still to end
+        ResponseStatus::Unchanged | ResponseStatus::Refused => {}
+        _ => world.fail("the start was not understood"),
+    }
     all_in(world);
 }
 

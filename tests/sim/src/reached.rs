@@ -136,6 +136,7 @@ pub const EXPECTED: &[&str] = &[
     "operation: rebuild",
     "operation: reset",
     "operation: shutdown",
+    "operation: start",
     "phase: aborted",
     "phase: aborting",
     "phase: done",
@@ -181,4 +182,5 @@ pub const EXPECTED: &[&str] = &[
     "step: stop",
     "step: uncordon",
     "step: wait_ready",
+    "step: wait_up",
 ];

@@ -1044,12 +1044,13 @@ impl World {
 
     /// An order that makes sense, or none: what is refused must do nothing.
     pub(crate) fn asks_for_anything(&mut self, whom: usize) {
-        const KINDS: [OperationKind; 13] = [
+        const KINDS: [OperationKind; 14] = [
             OperationKind::Create,
             OperationKind::Rebuild,
             OperationKind::Reset,
             OperationKind::Reboot,
             OperationKind::Shutdown,
+            OperationKind::Start,
             OperationKind::NodeDrain,
             OperationKind::NodeUncordon,
             OperationKind::NodeJoin,
