@@ -335,8 +335,10 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
     let before = world.common_cluster();
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
     let large = world.pis.len() > 12;
-    match random.below(15) {
+    match random.below(19) {
         12 => holder_dies(world, victim),
+        13 | 14 => called_off(world, random, victim),
+        15 | 16 => paused(world, random, victim),
         0 | 1 => {
             let rebuild = world.operation(OperationKind::Rebuild, None);
             world.run_for(calm_after);
@@ -443,7 +445,7 @@ fn holder_dies(world: &mut World, victim: usize) {
         world.pis[victim].returns = false;
         world.pis[victim].stays_dark = true;
     }
-    let dark = world.pis[victim].stays_dark && world.rolling_down.contains(&name(victim + 1));
+    let dark = world.pis[victim].stays_dark && world.rolling_down.contains_key(&name(victim + 1));
     world.storm(Faults::default());
     if dark {
         world.ended(&reboot, 900_000);
@@ -462,8 +464,51 @@ fn holder_dies(world: &mut World, victim: usize) {
     all_in(world);
 }
 
+/// Something is called off in its middle, at any step of it.
+fn called_off(world: &mut World, random: &mut Random, victim: usize) {
+    world.undisturbed = false;
+    begins_something(world, random, victim);
+    let after = random.between(0, 25_000);
+    world.run_for(after);
+    let abort = world.ask(Ask::Abort, Mode::Execute);
+    world.answer(&abort);
+    let after = random.between(0, 60_000);
+    world.run_for(after);
+    world.calm();
+    bring_home(world);
+}
+
+/// The master's button switches the crew off in the middle of something; people switch it on again, and it goes on or is
+/// called off.
+fn paused(world: &mut World, random: &mut Random, victim: usize) {
+    world.undisturbed = false;
+    begins_something(world, random, victim);
+    let after = random.between(0, 15_000);
+    world.run_for(after);
+    world.press(0, Press::PowerOff);
+    let after = random.between(0, 120_000);
+    world.run_for(after);
+    world.calm();
+    if random.below(2) == 0 {
+        world.ask(Ask::Abort, Mode::Execute);
+    }
+    bring_home(world);
+}
+
+fn begins_something(world: &mut World, random: &mut Random, victim: usize) {
+    let kinds = [OperationKind::NodeLeave, OperationKind::NodeDrain, OperationKind::NodeReboot, OperationKind::Rebuild];
+    let kind = kinds[usize::try_from(random.below(4)).unwrap()];
+    let node = (kind != OperationKind::Rebuild).then(|| name(victim + 1));
+    let id = world.operation(kind, node);
+    world.answer(&id);
+}
+
 fn whole_shutdown(world: &mut World, calm_after: u64) {
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
+    if world.random.below(3) == 0 {
+        // the master stood still, and is asked as soon as it goes on
+        world.leaps(0);
+    }
     let shutdown = world.operation(OperationKind::Shutdown, None);
     // the answer may get lost, and nobody is left to repeat it
     world.run_until("begun", 300_000, |world| world.phase(&shutdown).is_some());
@@ -568,7 +613,14 @@ fn bring_home(world: &mut World) {
         .pis
         .iter()
         .map(|pi| {
-            format!("{} {:?} {:?} running {} ready {}", pi.name, pi.kept, pi.phase, pi.running, world.is_back(&pi.name))
+            format!(
+                "{} {:?} {:?} running {} ready {}",
+                pi.name,
+                pi.kept,
+                pi.phase,
+                pi.running,
+                world.is_back(&pi.name, 0)
+            )
         })
         .collect();
     let left = world.cordons_left();

@@ -165,6 +165,13 @@ impl World {
         let now = self.clock(index);
         let nonce = self.nonce();
         let stored = self.cards[index].load_node();
+        if !self.pis[index].handed_over {
+            // whatever was to take it down, in this boot it does not
+            let (node, boots) = (self.pis[index].name.clone(), self.pis[index].boots);
+            if self.rolling_down.get(&node) == Some(&boots) {
+                self.rolling_down.remove(&node);
+            }
+        }
         let pi = &mut self.pis[index];
         pi.stored = stored;
         pi.restarted = true;
@@ -414,7 +421,11 @@ impl World {
                 Action::Power { goal, reason, grace, preparation } => {
                     if reason.as_str() == "command" {
                         self.ran(index);
-                        self.rolling_down.insert(name);
+                        let boots = self.pis[index].boots;
+                        // a shutdown of all is no rolling work
+                        if self.kind_of_running(index) != Some(OperationKind::Shutdown) {
+                            self.rolling_down.insert(name, boots);
+                        }
                     }
                     self.power_request(index, goal, reason, grace, preparation);
                 }
@@ -596,13 +607,19 @@ impl World {
         self.later(takes, Happening::EngineEnds(index, life, job));
     }
 
+    /// What the operation is that the running command belongs to.
+    fn kind_of_running(&self, index: usize) -> Option<OperationKind> {
+        let running = self.pis[index].stored.running.as_ref();
+        let id = running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2));
+        id.and_then(|id| self.kinds.get(id)).copied()
+    }
+
     /// Leaving: cordon, drain, stop, delete the Node, and only then reset. Joining: only once the old Node is gone.
     fn order_of(&mut self, index: usize, task: &EngineTask) {
         let pi = &self.pis[index];
         let name = pi.name.clone();
         let known = self.kube.serves(&self.pis[0]) && self.kube.nodes.contains_key(&name);
-        let by_command = pi.stored.running.as_ref().and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2));
-        let kind = by_command.and_then(|id| self.kinds.get(id)).copied();
+        let kind = self.kind_of_running(index);
         match task {
             // one that restarted in between has registered again; its Node is deleted once more at the end
             EngineTask::Reset if kind == Some(OperationKind::NodeLeave) && known && !pi.restarted => {

@@ -277,8 +277,8 @@ pub(crate) struct World {
     pub(crate) runs: BTreeMap<CommandId, u32>,
     /// The nodes that somebody cordoned by hand.
     pub(crate) by_hand: BTreeSet<NodeName>,
-    /// Nodes that a command took down, until they are back and ready.
-    pub(crate) rolling_down: BTreeSet<NodeName>,
+    /// Nodes that a command takes down, and in which boot, until they are back and ready.
+    pub(crate) rolling_down: BTreeMap<NodeName, u32>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
     /// Nobody presses a button or gives orders in between.
@@ -357,7 +357,7 @@ impl World {
             asked: 0,
             runs: BTreeMap::new(),
             by_hand: BTreeSet::new(),
-            rolling_down: BTreeSet::new(),
+            rolling_down: BTreeMap::new(),
             max_down: None,
             undisturbed: true,
             seed,
@@ -531,7 +531,8 @@ impl World {
     }
 
     fn check(&mut self) {
-        let back: Vec<NodeName> = self.rolling_down.iter().filter(|node| self.is_back(node)).cloned().collect();
+        let back = self.rolling_down.iter().filter(|(node, boots)| self.is_back(node, **boots));
+        let back: Vec<NodeName> = back.map(|(node, _)| node.clone()).collect();
         for node in back {
             self.rolling_down.remove(&node);
         }
@@ -555,7 +556,7 @@ impl World {
             self.fail(&format!("two exclusive operations at once: {all:?}"));
         }
         if let Some(max) = self.max_down {
-            let mut down = self.rolling_down.clone();
+            let mut down: BTreeSet<NodeName> = self.rolling_down.keys().cloned().collect();
             down.extend(self.kube.cordoned().into_iter().filter(|node| !self.by_hand.contains(node)));
             if down.len() > max {
                 self.fail(&format!("down or cordoned at once by rolling work: {down:?}"));
@@ -563,11 +564,11 @@ impl World {
         }
     }
 
-    /// On, its kubelet running, and Kubernetes says ready of this very boot.
-    pub(crate) fn is_back(&self, node: &NodeName) -> bool {
+    /// On in a boot after that one, its kubelet running, and Kubernetes says ready of this very boot.
+    pub(crate) fn is_back(&self, node: &NodeName, boots: u32) -> bool {
         let Some(pi) = self.pis.iter().find(|pi| pi.name == *node) else { return false };
         let master = &self.pis[0];
-        pi.kept == Kept::Blank || (pi.on && pi.running && self.kube.is_ready(self.now, master, pi))
+        pi.kept == Kept::Blank || (pi.on && pi.boots > boots && pi.running && self.kube.is_ready(self.now, master, pi))
     }
 
     pub(crate) fn run_for(&mut self, ms: u64) {
@@ -952,7 +953,7 @@ impl World {
             self.pis.iter().any(|pi| pi.name == *held && Some(&pi.kept) == kept.as_ref())
         };
         let counts = |held: &NodeName| held != node && !self.of_shutdown.contains(held) && member(held);
-        let down = self.rolling_down.iter().find(|held| *held != node && !self.of_shutdown.contains(*held)).cloned();
+        let down = self.rolling_down.keys().find(|held| *held != node && !self.of_shutdown.contains(*held)).cloned();
         let other = self.cordons_left().into_iter().find(counts).or(down);
         if let Some(other) = other {
             self.fail(&format!("{node} is cordoned by rolling work while {other} is"));
@@ -1074,6 +1075,19 @@ impl World {
         usize::try_from(self.random.below(self.pis.len() as u64)).unwrap()
     }
 
+    /// A machine stood still, or its clock leaps ahead.
+    pub(crate) fn leaps(&mut self, index: usize) {
+        self.fault("clock jump");
+        let by = self.random.between(1_000, 120_000);
+        let name = self.pis[index].name.clone();
+        self.note(|| format!("the clock of {name} leaps ahead by {by} ms"));
+        self.pis[index].ahead += by;
+        self.node(index, beehive_cluster::node::Event::Tick);
+        if index == 0 {
+            self.coordinate(coordinator::Event::Tick);
+        }
+    }
+
     fn disaster(&mut self) {
         if self.faults.disasters == 0 {
             return;
@@ -1083,14 +1097,7 @@ impl World {
         match self.random.below(16) {
             15 if self.faults.broker > 0 => self.broker_stops(),
             14 if self.faults.clocks > 0 => {
-                self.fault("clock jump");
-                let by = self.random.between(1_000, 120_000);
-                self.note(|| format!("the clock of {name} leaps ahead by {by} ms"));
-                self.pis[index].ahead += by;
-                self.node(index, beehive_cluster::node::Event::Tick);
-                if index == 0 {
-                    self.coordinate(coordinator::Event::Tick);
-                }
+                self.leaps(index);
             }
             13 if self.faults.blocks > 0 => {
                 self.fault("drain blocks");
