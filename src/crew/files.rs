@@ -35,7 +35,7 @@ pub fn write(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
     put(path, access, bytes, |beside| fs::rename(beside, path))
 }
 
-/// As [`write`], but never over a file that is there.
+/// As [`fn@write`], but never over a file that is there.
 ///
 /// # Errors
 /// As the system gives them, with the path; `AlreadyExists` if there is such a file.
