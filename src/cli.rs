@@ -160,6 +160,52 @@ pub enum CrewCommand {
         #[command(flatten)]
         of: CrewFolder,
     },
+    /// On the master: writes what the coordinator knows into a file, to be put back onto another card
+    ///
+    /// The coordinator's record, its audit log, and what the simulated engine keeps; no key is in it. The daemon may run. A
+    /// file that is there is not overwritten.
+    Backup {
+        /// The master's configuration
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The file; keep it off the master
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// On the master's new card, before its daemon starts: puts back what `crew backup` wrote
+    ///
+    /// Only into a state folder that is empty or not there, and only a backup of this crew and node. Nothing that was under
+    /// way when the backup was made goes on.
+    Restore {
+        /// The file that `beehive crew backup` wrote
+        #[arg(value_name = "FILE")]
+        from: PathBuf,
+        /// The new card's configuration
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Handles the crew's master
+    #[command(subcommand)]
+    Master(MasterCommand),
+}
+
+/// `beehive crew master …`.
+#[derive(Debug, Subcommand)]
+pub enum MasterCommand {
+    /// The master's card is lost: NODE coordinates in a new term, and the lost card's keys count no more
+    ///
+    /// NODE is the master's own name where its Pi gets a new card. It makes new keys for the lost card's node each time;
+    /// with --term it is done once, however often it is run.
+    Replace {
+        /// Who coordinates from now on
+        node: NodeName,
+        /// The term that is to be granted; if NODE coordinates in it already, nothing is changed [default: the next one]
+        #[arg(long, value_name = "N")]
+        term: Option<u64>,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
 }
 
 /// A crew's folder.

@@ -9,7 +9,7 @@ use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
-use crate::keys::{Identity, Trust};
+use crate::keys::{Identity, Standing, Trust};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, Network, OwnPresence, Tls};
 use crate::store::Store;
@@ -64,7 +64,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     full_speed_on_panic(&config);
     let store = Store::open(&config.state_dir)?;
-    let start = store.counter("start")?;
+    let start = store.counter(agent::START)?;
     let host = Arc::new(LinuxHost::new(&config.run_dir)?);
     let plane = match config.role {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
@@ -76,6 +76,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
     let (trust, place) = trust(&config, &store)?;
+    match trust.keyring.standing(&presence.topic, &trust.signer.public()) {
+        Standing::Writer | Standing::Vacant => {}
+        Standing::Replaced => {
+            tracing::error!("{}", agent::replaced(&config.node));
+            network = Network::Cut;
+        }
+    }
     let (link, inbound) = Link::spawn(link_config(
         &config,
         &trust,

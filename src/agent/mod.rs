@@ -21,8 +21,8 @@ use crate::clock::Clock;
 use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Doors, Host, HostError, Knock, Notice};
-use crate::keys::new_nonce;
-use crate::link::{Link, LinkEvent, RefusedKind};
+use crate::keys::{Standing, new_nonce};
+use crate::link::{Link, LinkEvent, Network, RefusedKind};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
 use beehive_board::fan::{Curve, FanModel};
@@ -50,6 +50,9 @@ use watchdog::{Pet, Petting};
 
 /// The name of the node's record in the store.
 pub const RECORD: &str = "node";
+
+/// The name of the number of starts in the store.
+pub const START: &str = "start";
 
 /// How many outcomes may wait; each comes from one thing that was begun.
 const OUTCOMES: usize = 16;
@@ -310,6 +313,15 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
     Ok(AgentEnd::Stopped)
 }
 
+/// What a card that was replaced says of itself.
+pub(crate) fn replaced(node: &NodeName) -> String {
+    format!(
+        "the crew's manifest names another key for {node} than the one on this card: it was replaced, and says nothing more \
+         to the crew; the button works. If this is the card that {node} is to have, copy nodes/{node} of the crew's folder \
+         here and start again"
+    )
+}
+
 fn cluster(now: Instant) -> ClusterInstant {
     ClusterInstant::from_ms(now.as_ms())
 }
@@ -473,6 +485,19 @@ impl Agent {
 
     // ---- the wire
 
+    /// A card that was replaced is silent from the moment that it hears so: nobody believes it, and the broker would throw
+    /// out the new card for it. The button goes on. It comes back with its new keys, at its next start.
+    fn leave_the_name_to_another_card(&self) {
+        let trust = self.link.trust();
+        match trust.keyring.standing(&Topic::Presence(self.settings.node.clone()), &trust.signer.public()) {
+            Standing::Writer | Standing::Vacant => {}
+            Standing::Replaced => {
+                tracing::error!("{}", replaced(&self.settings.node));
+                self.link.set_network(Network::Cut);
+            }
+        }
+    }
+
     fn link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
         match event {
@@ -506,6 +531,7 @@ impl Agent {
                 Topic::Manifest => {
                     let (term, _) = self.link.trust().keyring.term();
                     self.node(now, Event::Term(term));
+                    self.leave_the_name_to_another_card();
                 }
                 // our own presence is watched by the link
                 Topic::Command(_)

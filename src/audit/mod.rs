@@ -28,6 +28,7 @@ pub use record::{Record, What};
 pub use seen::{Alarm, Kept, SeenError};
 pub use verify::{Fault, Report, read, verify};
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -243,19 +244,49 @@ fn segment_path(dir: &Path, segment: u32) -> PathBuf {
     dir.join(format!("audit-{segment:06}.jsonl"))
 }
 
+/// The number of a file of the log, by its name.
+fn segment_of(name: &str) -> Option<u32> {
+    name.strip_prefix("audit-")?.strip_suffix(".jsonl")?.parse().ok()
+}
+
+/// Whether a file of the log is called so.
+pub fn is_segment(name: &str) -> bool {
+    segment_of(name).is_some()
+}
+
 /// The numbers of the files, ascending.
 fn segments(dir: &Path) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name.to_string_lossy().strip_prefix("audit-").and_then(|rest| {
-            let digits = rest.strip_suffix(".jsonl")?;
-            digits.parse::<u32>().ok()
-        });
-        found.extend(number);
+        found.extend(segment_of(&entry?.file_name().to_string_lossy()));
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// The files of the log, each up to its last whole line, for a backup; its writer may go on. None if there is no log.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn copy(dir: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    let segments = match segments(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+        segments => segments?,
+    };
+    for segment in segments {
+        let path = segment_path(dir, segment);
+        let mut bytes = match fs::read(&path) {
+            // its writer has just made room
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            bytes => bytes?,
+        };
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // a damaged one stays damaged, and `verify` says so
+        files.insert(name, String::from_utf8_lossy(&bytes).into_owned());
+    }
+    Ok(files)
 }
 
 /// The last whole line's head, after a torn one was moved aside into the file that is named.

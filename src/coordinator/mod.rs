@@ -6,7 +6,7 @@ mod auditor;
 
 use crate::audit::{AuditError, Limits, Log};
 use crate::clock::Clock;
-use crate::keys::{self, new_nonce};
+use crate::keys::{self, Standing, new_nonce};
 use crate::kube::{Kubernetes, Observed};
 use crate::link::{Incoming, Link, LinkEvent, Network, Refusal};
 use crate::store::Store;
@@ -93,10 +93,11 @@ pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) ->
                     parts.config.master
                 );
             }
+            Grant::OtherKey => tracing::warn!("{}", other_key(&parts.config.master)),
         }
         // two that say who coordinates would contradict each other for ever; the agent's link goes on hearing the manifest
         parts.link.set_network(Network::Cut);
-        while let Grant::Of(_) = parts.granted() {
+        while matches!(parts.granted(), Grant::Of(_) | Grant::OtherKey) {
             tokio::select! {
                 () = tokio::time::sleep(GRANT_AGAIN) => {}
                 () = stop.as_mut() => {
@@ -116,6 +117,16 @@ pub async fn run(mut parts: CoordinatorParts, stop: impl Future<Output = ()>) ->
 enum Grant {
     Ours,
     Of(NodeName),
+    /// Of this node, but with another key than this card's.
+    OtherKey,
+}
+
+fn other_key(node: &NodeName) -> String {
+    format!(
+        "the crew's manifest names another key for {node} than the one on this card, so this coordinator does nothing: the \
+         card was replaced (`beehive crew master replace`). If it was not meant to be, copy nodes/{node} of the crew's \
+         folder here and start again"
+    )
 }
 
 /// How coordinating ended.
@@ -127,8 +138,15 @@ enum End {
 
 impl CoordinatorParts {
     fn granted(&self) -> Grant {
-        let (_, coordinator) = self.link.trust().keyring.term();
-        if coordinator == self.config.master { Grant::Ours } else { Grant::Of(coordinator) }
+        let trust = self.link.trust();
+        let (_, coordinator) = trust.keyring.term();
+        if coordinator != self.config.master {
+            return Grant::Of(coordinator);
+        }
+        match trust.keyring.standing(&Topic::CoordinatorPresence, &trust.signer.public()) {
+            Standing::Writer => Grant::Ours,
+            Standing::Replaced | Standing::Vacant => Grant::OtherKey,
+        }
     }
 }
 
@@ -181,6 +199,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
                 tracing::warn!("the crew's manifest names {other} as coordinator now; this one stops");
                 return Ok(End::Revoked);
             }
+            Grant::OtherKey => return Ok(End::Revoked),
         }
         let now = instant(task.clock);
         let pause = if task.store_failed {
@@ -417,9 +436,15 @@ impl Task {
                 },
                 Err(error) => self.answer_unreadable(user, &error),
             },
-            // the link watches the coordinator's own presence and the manifest; the rest is our own or for others
+            // The link has taken a newer one. What is older was put there by a coordinator of an earlier term that has come
+            // back: those who come later should find ours.
+            Topic::Manifest => {
+                if message.payload != self.link.trust().keyring.signed_manifest() {
+                    self.link.publish_manifest();
+                }
+            }
+            // the link watches the coordinator's own presence; the rest is our own or for others
             Topic::CoordinatorPresence
-            | Topic::Manifest
             | Topic::CoordinatorState
             | Topic::CoordinatorEvent
             | Topic::Operation(_)

@@ -1,15 +1,18 @@
 //! `beehive broker …`: from the command line to the folder.
 
 use super::apply::{Applied, Places, apply};
+use super::backup;
 use super::broker::PORT;
 use super::folder::{Folder, Site};
 use super::keys::{Change, KeyFolder, NewCrew};
 use super::tls::Identity;
 use crate::cli::{
-    BROKER_DIR, BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, crews_dir,
+    BROKER_DIR, BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, MasterCommand, crews_dir,
 };
+use crate::config::Config;
 use beehive_mqtt::NodeName;
 use beehive_mqtt::manifest::UserRole;
+use std::path::Path;
 
 /// Carries `command` out, and says what it did and what is to be done next.
 ///
@@ -42,6 +45,9 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         CrewCommand::AddUser { user, role, of } => (of, Change::User(user.clone(), (*role).into())),
         CrewCommand::Revoke { name, of } => (of, Change::Revoke(name.clone())),
         CrewCommand::GrantCoordinator { node, of } => (of, Change::Grant(node.clone())),
+        CrewCommand::Backup { config, to } => return Ok(backup::back_up(&Config::load(config)?, to)?),
+        CrewCommand::Restore { from, config } => return Ok(backup::restore(&Config::load(config)?, from)?),
+        CrewCommand::Master(MasterCommand::Replace { node, term, of }) => return replace_master(node, *term, &of.dir),
     };
     let manifest = KeyFolder::new(&folder.dir).change(&change)?;
     Ok(format!(
@@ -57,6 +63,54 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         manifest.coordinator,
         folder.dir.display()
     ))
+}
+
+/// Gives the coordination to `node` because the coordinator's card is lost, and says what is to be done next.
+fn replace_master(node: &NodeName, term: Option<u64>, dir: &Path) -> anyhow::Result<String> {
+    let folder = KeyFolder::new(dir);
+    let before = folder.manifest()?;
+    let lost = &before.coordinator;
+    if let Some(term) = term {
+        if before.term == term && lost == node {
+            return Ok(format!(
+                "{node} coordinates crew {} in term {term} already (revision {}): nothing was changed\n",
+                before.crew, before.revision
+            ));
+        }
+        if before.term.checked_add(1) != Some(term) {
+            anyhow::bail!(
+                "crew {} is in term {} with {lost} as coordinator, and the next term is the one after it, not {term}; \
+                 nothing was changed",
+                before.crew,
+                before.term
+            );
+        }
+    }
+    let after = folder.change(&Change::Replace(node.clone()))?;
+    let mut text = format!(
+        "revision {} of the manifest of crew {}: {node} coordinates in term {}. The keys of {lost}'s lost card count no more \
+         as soon as the others have this manifest.\n",
+        after.revision, after.crew, after.term,
+    );
+    if let Some(key) = before.node(lost) {
+        text.push_str(&format!("The lost card's public key, for `beehive audit verify --key`:\n  {}\n", key.sign));
+    }
+    let dir = dir.display();
+    text.push_str(&format!("Next:\n  beehive broker config {dir} --renew-node {lost}\n"));
+    if lost == node {
+        text.push_str(&format!(
+            "then prepare the new card of {node}: {dir}/nodes/{node} to /etc/beehive/identity, its configuration, the broker's \
+             files (`beehive broker apply`); and on it, before the daemon starts,\n  beehive crew restore FILE\nif there is a \
+             backup. Without one `beehive cluster rebuild` makes the cluster anew.\n"
+        ));
+    } else {
+        text.push_str(&format!(
+            "then copy {dir}/nodes/{node} to /etc/beehive/identity on {node}, set role = \"master\" and [cluster] in its \
+             configuration, put the broker's files in place where the broker is to run, and start it again. It knows nothing \
+             of the cluster: `beehive cluster rebuild` makes it anew. A new card for {lost} gets {dir}/nodes/{lost}.\n"
+        ));
+    }
+    Ok(text)
 }
 
 /// Carries `command` out, and says what it did.

@@ -32,6 +32,31 @@ pub const MAX_BYTES: u64 = 1024 * 1024;
 /// # Errors
 /// As the system gives them, with the path.
 pub fn write(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
+    put(path, access, bytes, |beside| fs::rename(beside, path))
+}
+
+/// As [`fn@write`], but never over a file that is there.
+///
+/// # Errors
+/// As the system gives them, with the path; `AlreadyExists` if there is such a file.
+pub fn write_new(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    put(path, access, bytes, |beside| {
+        let placed = renameat_with(CWD, beside, CWD, path, RenameFlags::NOREPLACE);
+        match placed.map_err(io::Error::from) {
+            // a file system that cannot look and rename in one step
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                if path.symlink_metadata().is_ok() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                fs::rename(beside, path)
+            }
+            placed => placed,
+        }
+    })
+}
+
+fn put(path: &Path, access: Access, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
@@ -43,11 +68,12 @@ pub fn write(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&beside, path)?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        place(&beside).inspect_err(|_| {
+            // what could not be placed is of no use there
+            let _ = fs::remove_file(&beside);
+        })?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     attempt().map_err(|error| named(path, "write", &error))
 }
@@ -68,7 +94,8 @@ pub fn read(path: &Path) -> io::Result<String> {
     attempt().map_err(|error| named(path, "read", &error))
 }
 
-fn named(path: &Path, what: &str, error: &io::Error) -> io::Error {
+/// An error with what was tried, and on what.
+pub(crate) fn named(path: &Path, what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
@@ -92,6 +119,17 @@ mod tests {
             assert!(found & 0o600 == 0o600, "{found:o}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn a_new_file_takes_nobodys_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_new(&path, Access::Private, b"first").unwrap();
+        let error = write_new(&path, Access::Private, b"second").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(read(&path).unwrap(), "first");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -218,6 +218,9 @@ pub enum Change {
     Revoke(String),
     /// Another coordinator, or the same with a new term.
     Grant(NodeName),
+    /// The coordinator's card is lost and may come back: this node coordinates in a new term, and the lost card's keys
+    /// count no more.
+    Replace(NodeName),
 }
 
 /// The crew's folder.
@@ -274,6 +277,14 @@ impl KeyFolder {
         Ok(CrewKeys { key, manifest, nodes: Vec::new(), users: Vec::new() })
     }
 
+    /// The manifest, checked with the crew's key.
+    ///
+    /// # Errors
+    /// If there is no crew here, or the manifest is not right.
+    pub fn manifest(&self) -> Result<Manifest, CrewError> {
+        Ok(self.load()?.manifest)
+    }
+
     /// Changes the crew, with a new revision of its manifest.
     ///
     /// # Errors
@@ -301,6 +312,17 @@ impl KeyFolder {
                 if keys.manifest.node(node).is_none() {
                     return Err(CrewError::Asked(format!("{node} is no node of this crew; add it first")));
                 }
+                keys.manifest.term += 1;
+                keys.manifest.coordinator = node.clone();
+            }
+            Change::Replace(node) => {
+                if keys.manifest.node(node).is_none() {
+                    return Err(CrewError::Asked(format!(
+                        "{node} is no node of this crew; add it first: `beehive crew add-node {node}`"
+                    )));
+                }
+                let lost = keys.manifest.coordinator.clone();
+                keys.put_node(&lost)?;
                 keys.manifest.term += 1;
                 keys.manifest.coordinator = node.clone();
             }
@@ -391,8 +413,15 @@ mod tests {
         folder.change(&Change::Revoke("ada".into())).unwrap();
         assert!(folder.change(&Change::Revoke("ada".into())).unwrap_err().to_string().contains("no node and no user"));
         assert!(folder.change(&Change::Grant("pi-9".parse().unwrap())).unwrap_err().to_string().contains("pi-9"));
+        assert!(folder.change(&Change::Replace("pi-9".parse().unwrap())).unwrap_err().to_string().contains("pi-9"));
+        // the card of the coordinator is lost: a new term, new keys, and nobody else's change
+        let (lost, manifest) =
+            (node("pi-2").sign.public(), folder.change(&Change::Replace("pi-2".parse().unwrap())).unwrap());
+        assert_eq!((manifest.revision, manifest.term, manifest.coordinator.as_str()), (6, 3, "pi-2"));
+        assert_ne!(node("pi-2").sign.public(), lost);
+        assert_eq!(manifest.nodes[0].sign, node("pi-2").sign.public());
         let last = folder.change(&Change::User("bob".parse().unwrap(), UserRole::ReadOnly)).unwrap();
-        assert_eq!((last.revision, last.nodes.len(), last.users.len()), (6, 1, 1));
+        assert_eq!((last.revision, last.nodes.len(), last.users.len()), (7, 1, 1));
     }
 
     #[test]

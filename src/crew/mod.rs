@@ -1,6 +1,8 @@
-//! The crew's keys and certificates, and what its broker needs: made on an operator's machine, never on a Pi.
+//! The crew's keys and certificates, and what its broker needs: made on an operator's machine, never on a Pi. And the
+//! backup of its coordinator, which is made on the master and put back there.
 
 pub mod apply;
+pub mod backup;
 pub mod broker;
 pub mod command;
 pub mod files;

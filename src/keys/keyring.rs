@@ -35,6 +35,17 @@ pub enum Changed {
     Manifest,
 }
 
+/// What a key is to a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its messages there are believed.
+    Writer,
+    /// Another key has that place: whoever holds this one was replaced.
+    Replaced,
+    /// Nobody has that place.
+    Vacant,
+}
+
 /// Whom we believe. Clones share it.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
@@ -135,13 +146,26 @@ impl Keyring {
     /// # Errors
     /// Why not.
     pub fn believe(&self, topic: &Topic, key: KeyId, message: &[u8], signature: &Signature) -> Result<(), Distrust> {
-        let expected = self.with(|manifest| match topic.writer() {
+        check(&self.writer(topic).ok_or(Distrust::WrongKey)?, key, message, signature)
+    }
+
+    /// What `key` is to a topic. Of two cards with one name only one has the key that the manifest names; the other one
+    /// has to keep silent, or the broker throws out one for the other for ever.
+    pub fn standing(&self, topic: &Topic, key: &PublicKey) -> Standing {
+        match self.writer(topic) {
+            Some(writer) if writer == *key => Standing::Writer,
+            Some(_) => Standing::Replaced,
+            None => Standing::Vacant,
+        }
+    }
+
+    fn writer(&self, topic: &Topic) -> Option<PublicKey> {
+        self.with(|manifest| match topic.writer() {
             Writer::Node(node) => manifest.node(node).map(|node| node.sign),
             Writer::Coordinator => manifest.node(&manifest.coordinator).map(|node| node.sign),
             Writer::User(user) => manifest.user(user).map(|user| user.sign),
             Writer::Crew => Some(self.0.crew_key),
-        });
-        check(&expected.ok_or(Distrust::WrongKey)?, key, message, signature)
+        })
     }
 
     /// Takes a manifest that somebody offers, if the crew's key signed it and it is newer. It is kept before it counts.

@@ -13,7 +13,7 @@ mod keyring;
 mod seal;
 
 pub use identity::{FILE, Identity, IdentityError};
-pub use keyring::{Changed, Keyring, KeyringError, RECORD};
+pub use keyring::{Changed, Keyring, KeyringError, RECORD, Standing};
 pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};
 
 use std::fmt;

@@ -140,11 +140,15 @@ impl Crew {
 
     /// Writes a node's configuration.
     pub fn configure(&self, name: &str) -> PathBuf {
-        let folder = self.folder(name);
+        self.configure_card(name, name, &self.keys.node_dir(name))
+    }
+
+    /// Writes the configuration of a card of `name` with the keys in `keys`; a node may have had more than one card.
+    fn configure_card(&self, card: &str, name: &str, keys: &Path) -> PathBuf {
+        let folder = self.folder(card);
         fs::create_dir_all(folder.join("run")).unwrap();
         let (host, port, extra, step_ms) = (self.host, self.broker.port, self.broker_extra, self.step_ms);
         let (state, run) = (folder.join("state"), folder.join("run"));
-        let keys = self.keys.node_dir(name);
         let (role, cluster) = if name == MASTER {
             ("master", format!("[cluster]\nnodes = {:?}\n", &self.names[1..]))
         } else {
@@ -162,6 +166,23 @@ impl Crew {
     /// Starts a node.
     pub fn start(&mut self, name: &str) {
         let config = self.configure(name);
+        self.run(name, &config);
+    }
+
+    /// Starts a node from another card: `card` stands for the node's name in everything else here.
+    pub fn start_card(&mut self, card: &str, name: &str, keys: &Path) {
+        let config = self.configure_card(card, name, keys);
+        self.run(card, &config);
+    }
+
+    /// Takes a dead node's card out: its state is that of `card` from now on, and the node has none.
+    pub fn set_aside(&self, name: &str, card: &str) {
+        assert!(!self.processes.contains_key(name), "{name} runs");
+        fs::create_dir_all(self.folder(card)).unwrap();
+        fs::rename(self.folder(name).join("state"), self.folder(card).join("state")).unwrap();
+    }
+
+    fn run(&mut self, name: &str, config: &Path) {
         let log = File::options().create(true).append(true).open(self.folder(name).join("log")).unwrap();
         let child = clean(Command::new(BEEHIVE))
             .args(["run", "--config"])
@@ -280,7 +301,8 @@ impl Drop for Crew {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            for name in &self.names {
+            let others = self.processes.keys().map(String::as_str).filter(|card| !self.names.contains(card));
+            for name in self.names.iter().copied().chain(others) {
                 eprintln!("---- {name}\n{}", self.log(name));
             }
         }

@@ -267,6 +267,19 @@ impl CoordinatorRecord {
         self.operations.iter().any(|operation| operation.id == *id && !operation.phase.is_final())
     }
 
+    /// Calls off whatever has not ended, because this record is a copy that was put back: what has come of it since is not
+    /// known. The core does the same for a session that is behind, but not for a new term, in which no session is.
+    pub fn call_off(&mut self, reason: &Text<160>) {
+        for operation in self.operations.iter_mut().filter(|held| !held.phase.is_final()) {
+            operation.phase = OperationPhase::Aborting;
+            operation.revision = operation.revision.saturating_add(1);
+            for step in operation.steps.iter_mut().filter(|step| step.state == StepState::Running) {
+                step.state = StepState::Failed;
+                step.reason = reason.clone();
+            }
+        }
+    }
+
     /// Makes room for one more answer and one more wish; there is none if all that is remembered is of the present session.
     pub(super) fn make_room(&mut self) -> Room {
         let present = self.session;

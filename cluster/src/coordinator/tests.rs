@@ -1060,6 +1060,28 @@ fn a_coordinator_from_an_old_backup_calls_off_what_it_had_under_way() {
 }
 
 #[test]
+fn a_record_that_was_put_back_under_a_new_term_goes_on_with_nothing() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Rebuild, None);
+    let mut backup = desk.stored.clone();
+    assert!(backup.active_exclusive().is_some());
+    desk.settle();
+    let before = desk.log.len();
+    // its session is not behind anybody's: nodes compare sessions of one term alone
+    backup.call_off(&Text::cut("put back"));
+    backup.session += 100;
+    desk.stored = backup;
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    desk.settle();
+    assert!(desk.stored.active_exclusive().is_none(), "{:?}", desk.stored.operations);
+    assert!(matches!(desk.phase(), OperationPhase::Failed | OperationPhase::Aborted | OperationPhase::PartlyDone));
+    let begun: Vec<_> = desk.log[before..].iter().filter(|what| what.contains("reset")).collect();
+    assert!(begun.is_empty(), "{begun:?}");
+}
+
+#[test]
 fn a_wish_of_another_session_is_not_taken_up() {
     let mut desk = Desk::with_cluster(&["a"]);
     let wish = |desk: &Desk, id: &str, nonce: Option<Nonce>, session: Nonce| NodeRequest {
