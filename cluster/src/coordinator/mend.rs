@@ -7,6 +7,7 @@ use crate::Instant;
 use crate::kube::{KubeDone, KubeError, KubeWork, Scheduling};
 use alloc::vec::Vec;
 use beehive_mqtt::coordinator::{CoordinatorEventKind, StepKind, StepState};
+use beehive_mqtt::node::{Lifecycle, NodeState};
 use beehive_mqtt::{NodeName, Text};
 
 /// How long to wait before the API server is asked again after an error.
@@ -77,6 +78,10 @@ impl Coordinator {
         if emptied {
             return Due::Not;
         }
+        // what its Node object says is nobody's work any more; it is deleted before the Pi joins again
+        if self.has_left_by_itself(node) {
+            return Due::Forget;
+        }
         // no cluster: nothing can be cordoned in it. No answer from the API server: wait for one.
         let kube = match self.kube_node(node) {
             Ok(Some(kube)) => kube,
@@ -98,6 +103,12 @@ impl Coordinator {
                 if returned { Due::Uncordon } else { Due::Not }
             }
         }
+    }
+
+    /// Whether a node is clean although Kubernetes still knows it: its button reset it while nobody answered.
+    fn has_left_by_itself(&self, node: &NodeName) -> bool {
+        let clean = |state: &NodeState| state.lifecycle == Lifecycle::Blank && state.engine.cluster.is_none();
+        self.state_of(node).is_some_and(clean)
     }
 
     fn uncordon(&mut self, now: Instant, node: &NodeName) {
@@ -146,7 +157,7 @@ impl Coordinator {
             if cordoned || worked_on {
                 continue;
             }
-            let outside = matches!(self.kube_node(&node), Ok(None));
+            let outside = matches!(self.kube_node(&node), Ok(None)) || self.has_left_by_itself(&node);
             if outside || self.is_ready_again(now, &node) {
                 self.record.slots.retain(|name| *name != node);
             }

@@ -1414,6 +1414,21 @@ fn a_leave_by_button_waits_for_no_slot() {
     assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
 }
 
+/// Nobody answered its wish to leave, so it reset itself; its Node stays behind, cordoned.
+#[test]
+fn a_node_that_left_by_itself_holds_no_slot() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.press("a", Want::Reboot);
+    desk.settle();
+    desk.hands_over("a");
+    desk.dies("a");
+    assert_eq!(desk.stored.slots, [name("a")]);
+    let played = desk.nodes.get_mut(&name("a")).unwrap();
+    (played.cluster, played.lifecycle) = (None, Lifecycle::Blank);
+    desk.boots("a");
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+}
+
 /// Its agent restarted, and forgot its wish, before the node was cordoned for it: the answer finds nobody who waits.
 #[test]
 fn a_node_that_no_longer_wants_to_go_is_opened_again() {

@@ -422,8 +422,9 @@ impl World {
                     if reason.as_str() == "command" {
                         self.ran(index);
                         let boots = self.pis[index].boots;
-                        // a shutdown of all is no rolling work
-                        if self.kind_of_running(index) != Some(OperationKind::Shutdown) {
+                        // a shutdown of all is no rolling work, and one that is broken was not available before either
+                        let available = self.kube.is_ready(self.now, &self.pis[0], &self.pis[index]);
+                        if available && self.kind_of_running(index) != Some(OperationKind::Shutdown) {
                             self.rolling_down.insert(name, boots);
                         }
                     }
