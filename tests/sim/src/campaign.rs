@@ -631,7 +631,11 @@ fn bring_home(world: &mut World) {
 fn frees_slot(world: &mut World, index: usize) {
     let open = world.operation(OperationKind::NodeUncordon, Some(name(index + 1)));
     if world.answer(&open).status == ResponseStatus::Started {
-        world.ended(&open, SETTLES_MS);
+        world.run_until("the operation's end", SETTLES_MS, |world| {
+            // the master was just going down when it took this up
+            world.switch_on();
+            world.phase(&open).is_some_and(OperationPhase::is_final)
+        });
     }
 }
 

@@ -820,6 +820,10 @@ impl World {
                             let key = (report.id.as_str().to_owned(), report.node.clone());
                             self.cordons_begun.entry(key).or_insert(self.turns);
                         }
+                        // given up, and said so: it may come back before the master is reset
+                        if step.step == StepKind::Reset && step.state == StepState::Failed {
+                            self.resets.insert((report.id.as_str().to_owned(), report.node.clone()));
+                        }
                     }
                     let topic = Topic::OperationNode(report.id.clone(), report.node.clone());
                     self.say(topic, &*report);
