@@ -195,6 +195,8 @@ pub enum OperationKind {
     Reset,
     /// Restart each Pi, one after the other.
     Reboot,
+    /// Bring the engine of each member to another version, one after the other, the master first.
+    Upgrade,
     /// Switch every Pi off, the master last.
     Shutdown,
     /// Wait for those that are off: people or a switch turn them on.
@@ -225,6 +227,7 @@ impl OperationKind {
             Self::Rebuild => "rebuild",
             Self::Reset => "reset",
             Self::Reboot => "reboot",
+            Self::Upgrade => "upgrade",
             Self::Shutdown => "shutdown",
             Self::Start => "start",
             Self::NodeDrain => "node_drain",
@@ -244,6 +247,7 @@ impl OperationKind {
             Self::Rebuild | Self::Reset | Self::NodeLeave | Self::NodeReset => true,
             Self::Create
             | Self::Reboot
+            | Self::Upgrade
             | Self::Shutdown
             | Self::Start
             | Self::NodeDrain
@@ -337,6 +341,8 @@ pub enum StepKind {
     WaitReady,
     /// Apply the add-ons.
     AddOns,
+    /// Bring the engine to another version.
+    Upgrade,
     /// Restart the Pi and wait for its next boot.
     Reboot,
     /// Switch the Pi off and wait until it is silent.
@@ -364,6 +370,7 @@ impl StepKind {
             Self::Join => "join",
             Self::WaitReady => "wait_ready",
             Self::AddOns => "add_ons",
+            Self::Upgrade => "upgrade",
             Self::Reboot => "reboot",
             Self::PowerOff => "power_off",
             Self::WaitUp => "wait_up",

@@ -335,7 +335,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
     let before = world.common_cluster();
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
     let large = world.pis.len() > 12;
-    match random.below(19) {
+    match random.below(20) {
         12 => holder_dies(world, victim),
         13 | 14 => called_off(world, random, victim),
         15 | 16 => paused(world, random, victim),
@@ -359,6 +359,18 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
                 world.pis.iter().zip(boots).find(|(pi, before)| pi.boots <= *before).map(|(pi, _)| pi.name.clone());
             if let Some(left) = left {
                 world.fail(&format!("{left} was not restarted"));
+            }
+        }
+        17 if !large || random.below(6) == 0 => {
+            world.max_down = Some(1);
+            let upgrade = world.operation(OperationKind::Upgrade, None);
+            let wanted = format!("v{}", world.asked - 1);
+            world.run_for(calm_after);
+            assert_done(world, &upgrade);
+            all_in(world);
+            let left = world.pis.iter().find(|pi| pi.version.as_str() != wanted).map(|pi| pi.name.clone());
+            if let Some(left) = left {
+                world.fail(&format!("{left} was not upgraded to {wanted}"));
             }
         }
         4 => {
@@ -496,9 +508,16 @@ fn paused(world: &mut World, random: &mut Random, victim: usize) {
 }
 
 fn begins_something(world: &mut World, random: &mut Random, victim: usize) {
-    let kinds = [OperationKind::NodeLeave, OperationKind::NodeDrain, OperationKind::NodeReboot, OperationKind::Rebuild];
-    let kind = kinds[usize::try_from(random.below(4)).unwrap()];
-    let node = (kind != OperationKind::Rebuild).then(|| name(victim + 1));
+    const KINDS: [OperationKind; 5] = [
+        OperationKind::NodeLeave,
+        OperationKind::NodeDrain,
+        OperationKind::NodeReboot,
+        OperationKind::Rebuild,
+        OperationKind::Upgrade,
+    ];
+    let kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap()];
+    let whole = matches!(kind, OperationKind::Rebuild | OperationKind::Upgrade);
+    let node = (!whole).then(|| name(victim + 1));
     let id = world.operation(kind, node);
     world.answer(&id);
 }
@@ -556,9 +575,16 @@ fn whole_shutdown(world: &mut World, calm_after: u64) {
 
 /// People press and order in the middle of what runs. Afterwards somebody puts it right with what the program offers.
 fn disturbed_round(world: &mut World, random: &mut Random, victim: usize, calm_after: u64) {
-    let kinds = [OperationKind::Rebuild, OperationKind::Reboot, OperationKind::NodeReboot, OperationKind::NodeDrain];
-    let mut kind = kinds[usize::try_from(random.below(4)).unwrap()];
-    if kind == OperationKind::Reboot && world.pis.len() > 12 && random.below(6) != 0 {
+    const KINDS: [OperationKind; 5] = [
+        OperationKind::Rebuild,
+        OperationKind::Reboot,
+        OperationKind::Upgrade,
+        OperationKind::NodeReboot,
+        OperationKind::NodeDrain,
+    ];
+    let mut kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap()];
+    let one_by_one = matches!(kind, OperationKind::Reboot | OperationKind::Upgrade);
+    if one_by_one && world.pis.len() > 12 && random.below(6) != 0 {
         kind = OperationKind::NodeReboot;
     }
     let node = matches!(kind, OperationKind::NodeReboot | OperationKind::NodeDrain).then(|| name(victim + 1));

@@ -137,6 +137,7 @@ pub const EXPECTED: &[&str] = &[
     "operation: reset",
     "operation: shutdown",
     "operation: start",
+    "operation: upgrade",
     "phase: aborted",
     "phase: aborting",
     "phase: done",
@@ -181,6 +182,7 @@ pub const EXPECTED: &[&str] = &[
     "step: snapshot",
     "step: stop",
     "step: uncordon",
+    "step: upgrade",
     "step: wait_ready",
     "step: wait_up",
 ];

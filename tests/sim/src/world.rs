@@ -272,7 +272,7 @@ pub(crate) struct World {
     sessions: u64,
     pub(crate) responses: BTreeMap<RequestId, ConsoleResponse>,
     asking: BTreeMap<RequestId, ConsoleRequest>,
-    asked: u32,
+    pub(crate) asked: u32,
     /// How often each command's work began, for "no id runs twice".
     pub(crate) runs: BTreeMap<CommandId, u32>,
     /// The nodes that somebody cordoned by hand.
@@ -627,7 +627,8 @@ impl World {
     }
 
     pub(crate) fn operation(&mut self, kind: OperationKind, node: Option<NodeName>) -> RequestId {
-        self.ask(Ask::Operation { kind, node, version: Text::new(), force: Force::No }, Mode::Execute)
+        let version = self.version_for(kind);
+        self.ask(Ask::Operation { kind, node, version, force: Force::No }, Mode::Execute)
     }
 
     fn console_asks(&mut self, id: &RequestId) {
@@ -1049,11 +1050,12 @@ impl World {
 
     /// An order that makes sense, or none: what is refused must do nothing.
     pub(crate) fn asks_for_anything(&mut self, whom: usize) {
-        const KINDS: [OperationKind; 14] = [
+        const KINDS: [OperationKind; 15] = [
             OperationKind::Create,
             OperationKind::Rebuild,
             OperationKind::Reset,
             OperationKind::Reboot,
+            OperationKind::Upgrade,
             OperationKind::Shutdown,
             OperationKind::Start,
             OperationKind::NodeDrain,
@@ -1072,7 +1074,13 @@ impl World {
             _ => Some(name(whom + 1)),
         };
         let mode = if self.random.below(3) == 0 { Mode::DryRun } else { Mode::Execute };
-        self.ask(Ask::Operation { kind, node, version: Text::new(), force: Force::No }, mode);
+        let version = self.version_for(kind);
+        self.ask(Ask::Operation { kind, node, version, force: Force::No }, mode);
+    }
+
+    /// Another one each time.
+    fn version_for(&self, kind: OperationKind) -> Text<32> {
+        if kind == OperationKind::Upgrade { Text::format(format_args!("v{}", self.asked)) } else { Text::new() }
     }
 
     pub(crate) fn any_pi(&mut self) -> usize {
