@@ -7,12 +7,15 @@
 //! A broker has to be on this machine's loopback, or be spoken to over TLS (`tls = "on"`), or the configuration has to say
 //! `insecure_test_broker = true`.
 
+use crate::coordinator::Outside;
 use crate::link::is_loopback;
 use beehive_board::cut::Feed;
 use beehive_board::gesture::Thresholds;
 use beehive_board::power::Deadlines;
 use beehive_cluster::Destruction;
+use beehive_cluster::blockers::{AsksCommand, Blockers, PodSelector};
 use beehive_cluster::coordinator::CoordinatorConfig;
+use beehive_cluster::coordinator::PowerSwitch;
 use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{CrewName, MAX_NODES, NodeName, Text};
 use serde::Deserialize;
@@ -217,6 +220,21 @@ pub struct ClusterConfig {
     pub max_parallel: u16,
     /// The control plane's address, for the nodes that join; by default the master's name.
     pub server: Text<128>,
+    /// What keeps rolling work from a node.
+    pub blockers: Blockers,
+    /// Says whether a node may be taken; with [`Blockers::command`].
+    pub may_take: Option<OperatorCommand>,
+    /// Lets a switch feed a Pi.
+    pub switch_on: Option<OperatorCommand>,
+}
+
+/// A program of the operator's, run as the daemon's user without a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorCommand {
+    /// Its path.
+    pub program: PathBuf,
+    /// What stands before the node's name.
+    pub arguments: Vec<String>,
 }
 
 /// One thing that is wrong.
@@ -332,6 +350,25 @@ struct RawCluster {
     max_unavailable: Option<u16>,
     max_parallel: Option<u16>,
     server: Option<String>,
+    #[serde(default)]
+    switch_on: Vec<String>,
+    #[serde(default)]
+    blockers: RawBlockers,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawBlockers {
+    #[serde(default)]
+    nodes: Vec<String>,
+    #[serde(default)]
+    labels: Vec<String>,
+    #[serde(default)]
+    pods: Vec<String>,
+    #[serde(default)]
+    windows: Vec<String>,
+    #[serde(default)]
+    command: Vec<String>,
 }
 
 /// Collects what is wrong.
@@ -513,20 +550,35 @@ impl Config {
 
     /// What the coordinator on this master is told.
     pub fn coordinator(&self) -> CoordinatorConfig {
-        let (expected, max_unavailable, max_parallel, server) = match &self.cluster {
-            Some(ClusterConfig { nodes, max_unavailable, max_parallel, server }) => {
-                (nodes.clone(), *max_unavailable, *max_parallel, server.clone())
-            }
-            None => (Vec::new(), DEFAULT_MAX_UNAVAILABLE, DEFAULT_MAX_PARALLEL, Text::cut(self.node.as_str())),
-        };
+        let cluster = self.cluster.clone().unwrap_or_else(|| ClusterConfig {
+            nodes: Vec::new(),
+            max_unavailable: DEFAULT_MAX_UNAVAILABLE,
+            max_parallel: DEFAULT_MAX_PARALLEL,
+            server: Text::cut(self.node.as_str()),
+            blockers: Blockers::default(),
+            may_take: None,
+            switch_on: None,
+        });
+        let switch = if cluster.switch_on.is_some() { PowerSwitch::Present } else { PowerSwitch::Absent };
         CoordinatorConfig {
             master: self.node.clone(),
-            expected,
-            max_unavailable,
-            max_parallel,
-            server,
+            expected: cluster.nodes,
+            max_unavailable: cluster.max_unavailable,
+            max_parallel: cluster.max_parallel,
+            server: cluster.server,
+            blockers: cluster.blockers,
+            switch,
             drain_ms: u64::from(self.power.prepare_ms),
             destruction: self.destruction(),
+        }
+    }
+
+    /// The operator's own programs, for the coordinator on this master.
+    pub fn outside(&self) -> Outside {
+        let cluster = self.cluster.as_ref();
+        Outside {
+            may_take: cluster.and_then(|cluster| cluster.may_take.clone()),
+            switch_on: cluster.and_then(|cluster| cluster.switch_on.clone()),
         }
     }
 
@@ -814,7 +866,46 @@ fn cluster(
         Some(server) => check.short(&["cluster", "server"], server),
         None => Text::cut(node.map_or("", NodeName::as_str)),
     };
-    Some(ClusterConfig { nodes, max_unavailable, max_parallel, server })
+    let switch_on = command(&["cluster", "switch_on"], &raw.switch_on, check);
+    let may_take = command(&["cluster", "blockers", "command"], &raw.blockers.command, check);
+    let blockers = blockers(&raw.blockers, may_take.as_ref(), check);
+    Some(ClusterConfig { nodes, max_unavailable, max_parallel, server, blockers, may_take, switch_on })
+}
+
+/// A program and its arguments; none where nothing is written.
+fn command(path: &[&str], given: &[String], check: &mut Check<'_>) -> Option<OperatorCommand> {
+    let (program, arguments) = given.split_first()?;
+    if !program.starts_with('/') {
+        let message = format!("{} begins with {program:?}, which is not an absolute path", key_of(path));
+        check.problem("value", path, message, "write the program's whole path, such as \"/usr/local/bin/poe-on\"");
+    }
+    Some(OperatorCommand { program: PathBuf::from(program), arguments: arguments.to_vec() })
+}
+
+fn blockers(raw: &RawBlockers, command: Option<&OperatorCommand>, check: &mut Check<'_>) -> Blockers {
+    fn each<T: FromStr<Err: fmt::Display>>(key: &str, given: &[String], hint: &str, check: &mut Check<'_>) -> Vec<T> {
+        let path = ["cluster", "blockers", key];
+        given.iter().filter_map(|one| check.name::<T>(&path, one, hint)).collect()
+    }
+    let nodes = each("nodes", &raw.nodes, "write the nodes' names, such as \"bee42-crew-01-002\"", check);
+    let selector = "write a selector such as \"app=db\", \"!batch\" or \"app=db,tier!=test\"";
+    let labels = each("labels", &raw.labels, selector, check);
+    let mut pods = Vec::new();
+    for given in &raw.pods {
+        // a key may hold a slash too: a namespace has neither dot nor sign before its slash
+        let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let (namespace, rest) = match given.split_once(": ") {
+            Some((namespace, rest)) if plain(namespace) => (Some(namespace.to_owned()), rest),
+            Some(_) | None => (None, given.as_str()),
+        };
+        let hint = "write a selector such as \"app=db\", with a namespace in front as in \"data: app=db\"";
+        if let Some(selector) = check.name(&["cluster", "blockers", "pods"], rest, hint) {
+            pods.push(PodSelector { namespace, selector });
+        }
+    }
+    let windows = each("windows", &raw.windows, "write a window such as \"mon-fri 01:00-05:00\"", check);
+    let command = if command.is_some() { AsksCommand::Yes } else { AsksCommand::No };
+    Blockers { nodes, labels, pods, windows, command }
 }
 
 fn example(crew: &CrewName, node: &NodeName, role: Role) -> String {
@@ -849,6 +940,23 @@ nodes = []
 # max_parallel = {DEFAULT_MAX_PARALLEL}
 # The address at which the nodes reach the control plane; by default the master's name.
 # server = "{node}"
+# A program that lets a PoE switch feed a Pi, for `cluster start`; it is run with the Pi's name as last argument, and must change
+# nothing for one that is on: ["/usr/local/bin/poe-on", "--switch", "10.0.0.2"].
+# switch_on = []
+
+# What keeps rolling work (reboot, upgrade, drain, leave and shutdown of a node) from a node; --force sets it aside.
+[cluster.blockers]
+# These are left alone.
+# nodes = []
+# Nodes with one of these labels are left alone: "key", "!key", "key=value", "key!=value", several with commas.
+# labels = []
+# A node is left alone while such a pod runs on it; with a namespace in front: "data: app=db".
+# pods = []
+# Nothing begins outside of these, in the master's own time: "mon-fri 01:00-05:00", "22:00-04:00".
+# windows = []
+# A program that is asked with the node's name as last argument: it ends with 0 if the node may be taken, else it says why not in
+# its first line. 12 s at most: ["/usr/local/bin/may-take"].
+# command = []
 "#
         ),
     };

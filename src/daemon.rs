@@ -114,6 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let parts = CoordinatorParts {
                 config: config.coordinator(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
+                outside: config.outside(),
                 store,
                 audit: config.state_dir.join(crate::audit::FOLDER),
                 link,

@@ -13,7 +13,7 @@ mod common;
 mod keys;
 
 use beehive::agent::{self, AgentParts, AgentSettings};
-use beehive::coordinator::{self, CoordinatorParts};
+use beehive::coordinator::{self, CoordinatorParts, Outside};
 use beehive::engine::simulated::{Settings, SimulatedEngine};
 use beehive::hal::simulated::SimulatedBoard;
 use beehive::host::simulated::SimulatedHost;
@@ -26,7 +26,8 @@ use beehive::store::Store;
 use beehive_board::gesture::Thresholds;
 use beehive_board::power::Deadlines;
 use beehive_cluster::Destruction;
-use beehive_cluster::coordinator::CoordinatorConfig;
+use beehive_cluster::blockers::{Blockers, Shown};
+use beehive_cluster::coordinator::{CoordinatorConfig, PowerSwitch};
 use beehive_mqtt::console::{Ask, ConsoleRequest, Force, Mode};
 use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary};
 use beehive_mqtt::node::{BrokerTrust, Role};
@@ -84,6 +85,10 @@ impl Kubernetes for Telling {
             Ok(done)
         }
         .boxed()
+    }
+
+    fn look(&self, node: &NodeName) -> BoxFuture<'static, Result<Shown, KubeError>> {
+        self.0.look(node)
     }
 
     fn watch(&self) -> watch::Receiver<KubeView> {
@@ -173,7 +178,10 @@ async fn the_crew() {
                     server: Text::cut(name),
                     drain_ms: 5_000,
                     destruction: Destruction::Allowed,
+                    blockers: Blockers::default(),
+                    switch: PowerSwitch::Absent,
                 },
+                outside: Outside::default(),
                 kubernetes: Arc::new(Telling(SimulatedKubernetes::new(plane, 0), Arc::clone(&masked))),
                 store,
                 audit: dir.join(name).join("audit"),

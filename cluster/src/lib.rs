@@ -12,10 +12,12 @@
 //! | [`node`] | the node's core |
 //! | [`coordinator`] | the coordinator's core |
 //! | [`plan`] | operations as steps in stages |
+//! | [`blockers`] | what keeps rolling work from a node, by the operator's configuration |
 #![no_std]
 
 extern crate alloc;
 
+pub mod blockers;
 pub mod coordinator;
 pub mod kube;
 pub mod node;

@@ -411,8 +411,8 @@ fn the_example_is_complete_and_shows_the_defaults() {
             .collect();
         assert_eq!(Config::parse_on(&written_out.join("\n"), "example", HOST).unwrap(), config);
         // and it leaves no key out: the parser tells which there are
-        let sections = ["", "broker", "engine", "pins", "poe_hat", "button", "power", "cluster"];
-        for section in sections.iter().filter(|section| role == Role::Master || **section != "cluster") {
+        let sections = ["", "broker", "engine", "pins", "poe_hat", "button", "power", "cluster", "cluster.blockers"];
+        for section in sections.iter().filter(|section| role == Role::Master || !section.starts_with("cluster")) {
             let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
             let error = parse(&format!("{header}unheard_of = 1")).unwrap_err();
             let (_, keys) = error.problems[0].message.split_once(", expected ").unwrap();
@@ -420,6 +420,7 @@ fn the_example_is_complete_and_shows_the_defaults() {
                 let there = written_out.iter().any(|line| {
                     line.starts_with(&format!("{key} = "))
                         || *line == format!("[{key}]")
+                        || *line == format!("[{section}.{key}]")
                         || (section.is_empty() && key == "cluster")
                 });
                 assert!(there, "[{section}] {key} is not in the example");
@@ -434,4 +435,34 @@ fn what_the_packages_ship_is_a_node_with_the_defaults() {
     let text = std::fs::read_to_string(&path).unwrap();
     let config = Config::parse_on(&text, &path.display().to_string(), HOST).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config, parse(NODE).unwrap());
+}
+
+#[test]
+fn what_keeps_work_away_is_read_and_what_is_wrong_with_it_is_named() {
+    let master =
+        |rest: &str| Config::parse(&format!("crew = \"c\"\nnode = \"m\"\nrole = \"master\"\n[cluster]\n{rest}"), "f");
+    let config = master(
+        "switch_on = [\"/bin/on\", \"x\"]\n[cluster.blockers]\nnodes = [\"a\"]\nlabels = [\"keep\"]\n\
+         pods = [\"data: app=db\", \"app=web\"]\nwindows = [\"mon-fri 01:00-05:00\"]\ncommand = [\"/bin/may\"]",
+    )
+    .unwrap();
+    let coordinator = config.coordinator();
+    let blockers = &coordinator.blockers;
+    assert_eq!((blockers.nodes.len(), blockers.labels.len(), blockers.windows.len()), (1, 1, 1));
+    let pods: Vec<_> = blockers.pods.iter().map(ToString::to_string).collect();
+    assert_eq!(pods, ["data: app=db", "app=web"]);
+    assert_eq!((blockers.command, coordinator.switch), (AsksCommand::Yes, PowerSwitch::Present));
+    assert_eq!(config.outside().switch_on.unwrap().arguments, ["x"]);
+    for (wrong, word) in [
+        ("switch_on = [\"poe\"]", "absolute"),
+        ("[cluster.blockers]\ncommand = [\"may\"]", "absolute"),
+        ("[cluster.blockers]\nlabels = [\"a b\"]", "no label has"),
+        ("[cluster.blockers]\npods = [\"data: \"]", "a key is missing"),
+        ("[cluster.blockers]\nwindows = [\"noon\"]", "a beginning and an end"),
+        ("[cluster.blockers]\nnodes = [\"A\"]", "blockers.nodes in [cluster]"),
+        ("[cluster.blockers]\nother = 1", "unknown key"),
+    ] {
+        let error = master(wrong).unwrap_err().to_string();
+        assert!(error.contains(word), "{wrong}: {error}");
+    }
 }

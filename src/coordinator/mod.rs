@@ -3,6 +3,7 @@
 //! start, die and come back at any time: everything it needs is in its record.
 
 mod auditor;
+mod outside;
 
 use crate::audit::{AuditError, Limits, Log};
 use crate::clock::Clock;
@@ -15,7 +16,7 @@ use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{
     Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
 };
-use beehive_cluster::kube::{KubeDone, KubeError, KubeWork};
+use beehive_cluster::kube::{KubeError, KubeWork};
 use beehive_mqtt::Signer;
 use beehive_mqtt::command::{Command, SealContext, SealedCredential, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
@@ -23,6 +24,7 @@ use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
 use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
+pub use outside::Outside;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -49,6 +51,8 @@ pub struct CoordinatorParts {
     pub config: CoordinatorConfig,
     /// The API server.
     pub kubernetes: Arc<dyn Kubernetes>,
+    /// The operator's own programs.
+    pub outside: Outside,
     /// Where its record is kept.
     pub store: Store,
     /// The folder of its audit log.
@@ -64,9 +68,10 @@ struct Task {
     clock: Clock,
     core: Coordinator,
     kubernetes: Arc<dyn Kubernetes>,
+    outside: Outside,
     store: Store,
     link: Link,
-    outcomes: mpsc::Sender<(u64, Result<KubeDone, KubeError>)>,
+    outcomes: mpsc::Sender<Event>,
     store_failed: bool,
     term: u64,
     /// The manifest's.
@@ -181,6 +186,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
         clock,
         core,
         kubernetes: Arc::clone(&parts.kubernetes),
+        outside: parts.outside.clone(),
         store: parts.store.clone(),
         link: parts.link.clone(),
         outcomes,
@@ -213,7 +219,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
                 Some(event) => task.link_event(event),
                 None => return Ok(End::Stopped),
             },
-            Some((token, outcome)) = outcomes_in.recv() => task.step(Event::KubeEnded { token, outcome }),
+            Some(event) = outcomes_in.recv() => task.step(event),
             Ok(()) = view.changed() => {
                 let seen = view.borrow_and_update().clone();
                 task.step(Event::Kube(seen));
@@ -315,6 +321,8 @@ impl Task {
                     self.publish(&Topic::CoordinatorEvent, &event);
                 }
                 Action::Kube { token, work, deadline_ms } => self.ask_kubernetes(token, work, deadline_ms),
+                Action::Look { token, node } => self.look(token, node),
+                Action::SwitchOn { token, node } => self.switch_on(token, node),
                 Action::NewSession => match new_nonce() {
                     Ok(nonce) => renewal = Some(Event::Session(nonce)),
                     // it goes on in the present one; when that is full, requests are answered with `busy`
@@ -361,7 +369,30 @@ impl Task {
                 Err(_) => Err(KubeError { code: "timed-out", reason: Text::cut("the API server did not end in time") }),
             };
             // fails only when the coordinator has ended
-            let _ = outcomes.send((token, outcome)).await;
+            let _ = outcomes.send(Event::KubeEnded { token, outcome }).await;
+        });
+    }
+
+    fn look(&self, token: u64, node: NodeName) {
+        let (kubernetes, outside, outcomes) =
+            (Arc::clone(&self.kubernetes), self.outside.clone(), self.outcomes.clone());
+        tokio::spawn(async move {
+            let facts = Box::new(outside.look(kubernetes.as_ref(), &node).await);
+            // fails only when the coordinator has ended
+            let _ = outcomes.send(Event::Looked { token, facts }).await;
+        });
+    }
+
+    fn switch_on(&self, token: u64, node: NodeName) {
+        let (outside, outcomes) = (self.outside.clone(), self.outcomes.clone());
+        tokio::spawn(async move {
+            let outcome = outside.switch_on(&node).await;
+            match &outcome {
+                Ok(()) => tracing::info!(%node, "its switch was told to feed it"),
+                Err(why) => tracing::warn!(%node, "its switch could not be told to feed it: {why}"),
+            }
+            // fails only when the coordinator has ended
+            let _ = outcomes.send(Event::Switched { token, outcome }).await;
         });
     }
 

@@ -495,6 +495,7 @@ mod tests {
                 revision: 3,
                 requested_by: Text::cut("user:ann"),
                 version: Text::new(),
+                heeds: beehive_cluster::coordinator::Heeds::Blockers,
                 request: None,
                 steps: vec![step],
             };

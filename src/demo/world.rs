@@ -11,7 +11,7 @@
 use super::play::USER;
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
 use crate::clock::Clock;
-use crate::coordinator::{self, CoordinatorParts};
+use crate::coordinator::{self, CoordinatorParts, Outside};
 use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
@@ -29,7 +29,8 @@ use beehive_board::gesture::{Level, Thresholds};
 use beehive_board::led::Light;
 use beehive_board::power::{Deadlines, Goal};
 use beehive_cluster::Destruction;
-use beehive_cluster::coordinator::CoordinatorConfig;
+use beehive_cluster::blockers::Blockers;
+use beehive_cluster::coordinator::{CoordinatorConfig, PowerSwitch};
 use beehive_mqtt::UserName;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{BrokerTrust, Role};
@@ -588,7 +589,10 @@ impl Pi {
                     server: Text::cut(self.node.as_str()),
                     drain_ms: u64::from(pace.deadlines.prepare_ms),
                     destruction: Destruction::Allowed,
+                    blockers: Blockers::default(),
+                    switch: PowerSwitch::Absent,
                 },
+                outside: Outside::default(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, pace.step_ms)),
                 store,
                 audit: self.dir.join(crate::audit::FOLDER),

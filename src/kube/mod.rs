@@ -7,6 +7,7 @@
 
 pub mod simulated;
 
+use beehive_cluster::blockers::Shown;
 use beehive_mqtt::NodeName;
 use beehive_mqtt::node::NodeState;
 use futures_util::future::BoxFuture;
@@ -32,6 +33,12 @@ pub trait Kubernetes: Send + Sync {
     /// The future's error has a stable code: `unreachable`, `not-found`, `not-ready`, `other-cluster`, `timed-out`,
     /// `disk`.
     fn perform(&self, work: KubeWork) -> BoxFuture<'static, Result<KubeDone, KubeError>>;
+
+    /// The labels of a node and the pods that run on it.
+    ///
+    /// # Errors
+    /// `unreachable` or `not-found`.
+    fn look(&self, node: &NodeName) -> BoxFuture<'static, Result<Shown, KubeError>>;
 
     /// The cluster and its nodes, now and with each change.
     fn watch(&self) -> watch::Receiver<KubeView>;

@@ -22,6 +22,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use beehive_cluster::blockers::{Label, Shown};
 use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::command::MAX_SECRET_BYTES;
 use beehive_mqtt::node::{EngineRun, NodeState};
@@ -427,6 +428,21 @@ impl SimulatedKubernetes {
 }
 
 impl Kubernetes for SimulatedKubernetes {
+    /// The labels that every node has; nothing runs on a simulated one.
+    fn look(&self, node: &NodeName) -> BoxFuture<'static, Result<Shown, KubeError>> {
+        let mut shared = self.plane.lock();
+        let shown = serving(&mut shared).and_then(|kept| {
+            object(kept, node)?;
+            let label = |key: &str, value: &str| Label { key: key.to_owned(), value: value.to_owned() };
+            let mut labels = vec![label("kubernetes.io/hostname", node.as_str())];
+            if kept.master == *node {
+                labels.push(label("node-role.kubernetes.io/control-plane", ""));
+            }
+            Ok(Shown { labels, pods: Vec::new() })
+        });
+        futures_util::future::ready(shown.map_err(KubeError::from)).boxed()
+    }
+
     fn perform(&self, work: KubeWork) -> BoxFuture<'static, Result<KubeDone, KubeError>> {
         let outcome = match work {
             KubeWork::Cordon(node) => self.set_cordon(node, true),

@@ -1,6 +1,6 @@
 //! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
 
-use super::{Action, Coordinator, KubeOwner, Operation, Release, Scope, Secret, Step};
+use super::{Action, Coordinator, Heeds, KubeOwner, Operation, PowerSwitch, Release, Scope, Secret, Step};
 use crate::Instant;
 use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Weight};
@@ -27,6 +27,9 @@ pub const RETRY_MS: u64 = 2_000;
 /// longest step takes twice over. Somebody who sees it waiting frees the slot (`node uncordon`) or brings the holder back.
 pub const SLOT_WAIT_MS: u64 = 1_800_000;
 
+/// How long after a switch that could not be told, or has not answered, it is told again.
+pub const SWITCH_AGAIN_MS: u64 = 60_000;
+
 /// How long Identify blinks.
 const IDENTIFY_S: u16 = 30;
 
@@ -42,6 +45,7 @@ pub(crate) struct Live {
     credential: Option<JoinCredential>,
     accepted: Accepted,
     patient: Patient,
+    switch: Switch,
     /// What it waits for, for people.
     pub(crate) waits: Text<160>,
 }
@@ -51,6 +55,19 @@ pub(crate) struct Live {
 enum Patient {
     Yes,
     No,
+}
+
+/// What the switch was told for a Pi that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Switch {
+    /// Nothing yet.
+    Off,
+    /// To feed it.
+    Asked(u64),
+    /// It has taken that.
+    On,
+    /// It has not.
+    Failed(Text<120>),
 }
 
 impl Live {
@@ -108,7 +125,7 @@ pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
 }
 
 /// Whether an operation is rolling work, bound by `max_unavailable`.
-fn is_rolling(kind: OperationKind) -> bool {
+pub(super) fn is_rolling(kind: OperationKind) -> bool {
     match kind {
         OperationKind::Reboot
         | OperationKind::Upgrade
@@ -125,6 +142,32 @@ fn is_rolling(kind: OperationKind) -> bool {
         | OperationKind::NodeJoin
         | OperationKind::NodeReset
         | OperationKind::NodeIdentify => false,
+    }
+}
+
+/// Whether rolling work takes a slot with this step.
+fn takes_slot(operation: &Operation, step: StepKind) -> bool {
+    // what a button asked for is never refused a slot: it proceeds, and is over the limit
+    match step {
+        StepKind::Cordon => {
+            is_rolling(operation.kind) && operation.scope == Scope::Exclusive && operation.request.is_none()
+        }
+        StepKind::Snapshot
+        | StepKind::Drain
+        | StepKind::Uncordon
+        | StepKind::Stop
+        | StepKind::DeleteNode
+        | StepKind::Reset
+        | StepKind::Initialise
+        | StepKind::Join
+        | StepKind::WaitReady
+        | StepKind::AddOns
+        | StepKind::Upgrade
+        | StepKind::Reboot
+        | StepKind::PowerOff
+        | StepKind::WaitUp
+        | StepKind::Identify
+        | StepKind::LetGo => false,
     }
 }
 
@@ -225,7 +268,12 @@ impl Coordinator {
             if busy >= usize::from(self.config.max_parallel.max(1)) {
                 return;
             }
-            if let Some(reason) = self.slot_refusal(operation, step.kind, &node) {
+            let looks = operation.heeds == Heeds::Blockers && takes_slot(operation, step.kind);
+            let mut refusal = self.slot_refusal(operation, step.kind, &node);
+            if refusal.is_none() && looks {
+                refusal = self.blocked(now, &node);
+            }
+            if let Some(reason) = refusal {
                 // told in the node's steps through `waits`
                 let wait = self.told.slot_waits.entry((id.clone(), node)).or_insert((Text::new(), now));
                 wait.0 = reason;
@@ -243,29 +291,7 @@ impl Coordinator {
 
     /// Why rolling work on this node must wait for a slot.
     fn slot_refusal(&self, operation: &Operation, step: StepKind, node: &NodeName) -> Option<Text<160>> {
-        // what a button asked for is never refused a slot: it proceeds, and is over the limit
-        let begins = match step {
-            StepKind::Cordon => {
-                is_rolling(operation.kind) && operation.scope == Scope::Exclusive && operation.request.is_none()
-            }
-            StepKind::Snapshot
-            | StepKind::Drain
-            | StepKind::Uncordon
-            | StepKind::Stop
-            | StepKind::DeleteNode
-            | StepKind::Reset
-            | StepKind::Initialise
-            | StepKind::Join
-            | StepKind::WaitReady
-            | StepKind::AddOns
-            | StepKind::Upgrade
-            | StepKind::Reboot
-            | StepKind::PowerOff
-            | StepKind::WaitUp
-            | StepKind::Identify
-            | StepKind::LetGo => false,
-        };
-        if !begins {
+        if !takes_slot(operation, step) {
             return None;
         }
         // its button was pressed: it goes down, and is worked on when it is back
@@ -398,6 +424,7 @@ impl Coordinator {
             credential: None,
             accepted: Accepted::No,
             patient: Patient::Yes,
+            switch: Switch::Off,
             waits: Text::new(),
         });
         Some(live)
@@ -577,7 +604,18 @@ impl Coordinator {
                 if online && runs {
                     return Verdict::Done(Text::cut("is on"));
                 }
-                "waits until somebody switches it on"
+                match &live.switch {
+                    Switch::Off | Switch::Asked(_) => "waits until somebody switches it on",
+                    Switch::On => "waits for it: its switch was told to feed it",
+                    Switch::Failed(why) => {
+                        let waits =
+                            Text::format(format_args!("waits until somebody switches it on: its switch: {why}"));
+                        if !late {
+                            return Verdict::Wait(waits);
+                        }
+                        "waits until somebody switches it on: its switch does not"
+                    }
+                }
             }
             StepKind::Cordon => "waits for the API server",
             StepKind::Upgrade => {
@@ -658,6 +696,9 @@ impl Coordinator {
                 };
                 KubeWork::MintCredential { node: node.clone(), cluster }
             }
+            StepKind::WaitUp if self.config.switch == PowerSwitch::Present => {
+                return self.switch_on(now, id, index, node);
+            }
             // what it waits for comes as an event
             StepKind::WaitReady | StepKind::WaitUp => {
                 if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
@@ -682,6 +723,37 @@ impl Coordinator {
             live.kube = Some(token);
         }
         self.out.push(Action::Kube { token, work, deadline_ms });
+    }
+
+    /// Lets the switch feed a Pi that is waited for: once, and again a while after it could not.
+    fn switch_on(&mut self, now: Instant, id: &OperationId, index: usize, node: NodeName) {
+        let token = self.next_token;
+        let Some(live) = self.live.get_mut(&(id.clone(), index)) else { return };
+        live.send_at = match live.switch {
+            Switch::Off | Switch::Failed(_) | Switch::Asked(_) => now.plus_ms(SWITCH_AGAIN_MS),
+            Switch::On => live.deadline,
+        };
+        if live.switch == Switch::On {
+            return;
+        }
+        live.switch = Switch::Asked(token);
+        self.next_token += 1;
+        self.out.push(Action::SwitchOn { token, node });
+    }
+
+    pub(super) fn switched(&mut self, now: Instant, token: u64, outcome: Result<(), Text<120>>) {
+        let asked = self.live.values_mut().find(|live| live.switch == Switch::Asked(token));
+        let Some(live) = asked else { return };
+        live.switch = match outcome {
+            Ok(()) => {
+                live.send_at = live.deadline;
+                Switch::On
+            }
+            Err(why) => {
+                live.send_at = now.plus_ms(SWITCH_AGAIN_MS);
+                Switch::Failed(why)
+            }
+        };
     }
 
     /// The session for which this attempt's command is made: the node's present one when it is first sent, and no other

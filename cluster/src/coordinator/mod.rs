@@ -18,17 +18,20 @@
 //! - on rebuild the master is reset last and initialised first; on shutdown the master goes last.
 
 mod drive;
+mod look;
 mod mend;
 mod record;
 mod report;
 mod requests;
 
-pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, limit_ms};
+pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, SWITCH_AGAIN_MS, limit_ms};
+pub use look::{LOOK_AGAIN_MS, LOOK_FRESH_MS, LOOK_MS};
 pub use record::{
-    ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Operation, Release, Scope, Step, WISHES,
-    Wish,
+    ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Heeds, Operation, Release, Scope, Step,
+    WISHES, Wish,
 };
 
+use crate::blockers::{Blockers, Facts};
 use crate::kube::{JoinCredential, KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Clean, Ghost, PlanNode};
 use crate::{Destruction, Instant};
@@ -88,6 +91,20 @@ pub struct CoordinatorConfig {
     pub drain_ms: u64,
     /// Whether destroying operations are begun.
     pub destruction: Destruction,
+    /// What keeps rolling work from a node.
+    pub blockers: Blockers,
+    /// Whether something can switch a Pi on.
+    pub switch: PowerSwitch,
+}
+
+/// Whether there is a switch that feeds the Pis and that [`Action::SwitchOn`] reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PowerSwitch {
+    /// People do it.
+    #[default]
+    Absent,
+    /// There is one.
+    Present,
 }
 
 /// What a start of the coordinator begins with.
@@ -152,6 +169,20 @@ pub enum Event {
         /// How.
         outcome: Result<KubeDone, KubeError>,
     },
+    /// A look has ended.
+    Looked {
+        /// The token of [`Action::Look`].
+        token: u64,
+        /// What was found out.
+        facts: Box<Facts>,
+    },
+    /// The switch was told to feed a Pi.
+    Switched {
+        /// The token of [`Action::SwitchOn`].
+        token: u64,
+        /// Whether it has taken that, or why not.
+        outcome: Result<(), Text<120>>,
+    },
     /// [`Action::Store`] failed; what came after it was not done. Answers with no actions: with the next event it is stored
     /// again, and what must not be lost follows then.
     StoreFailed,
@@ -190,6 +221,20 @@ pub enum Action {
     Clear(Topic),
     /// Publish that something happened.
     Tell(CoordinatorEvent),
+    /// Find out whether a blocker keeps rolling work from this node; end with [`Event::Looked`].
+    Look {
+        /// Comes back with the facts.
+        token: u64,
+        /// Which.
+        node: NodeName,
+    },
+    /// Let the switch feed this Pi; end with [`Event::Switched`]. It may be asked of one that is on, and then changes nothing.
+    SwitchOn {
+        /// Comes back with the outcome.
+        token: u64,
+        /// Which.
+        node: NodeName,
+    },
     /// Make a new session and say so with [`Event::Session`].
     NewSession,
     /// Ask the API server; end with [`Event::KubeEnded`].
@@ -266,6 +311,7 @@ pub struct Coordinator {
     live: BTreeMap<(OperationId, usize), drive::Live>,
     mending: BTreeMap<NodeName, mend::Mending>,
     kube_owners: BTreeMap<u64, KubeOwner>,
+    looks: BTreeMap<NodeName, look::Look>,
     next_token: u64,
     nonce: Nonce,
     renewal: Renewal,
@@ -309,6 +355,7 @@ impl Coordinator {
             live: BTreeMap::new(),
             mending: BTreeMap::new(),
             kube_owners: BTreeMap::new(),
+            looks: BTreeMap::new(),
             next_token: 1,
             told: report::Told::default(),
             due: None,
@@ -350,7 +397,7 @@ impl Coordinator {
         let heartbeat = self.told.state_at().map_or(now, |at| at.plus_ms(HEARTBEAT_MS));
         // somebody falls silent
         let silent = self.seen.values().map(|seen| seen.heard.plus_ms(SILENT_MS)).filter(|at| *at > now);
-        let due = silent.chain(self.step_deadlines()).chain(self.mend_deadlines());
+        let due = silent.chain(self.step_deadlines()).chain(self.mend_deadlines()).chain(self.look_deadlines());
         due.fold(heartbeat, Instant::min).max(now)
     }
 
@@ -395,6 +442,8 @@ impl Coordinator {
             }
             Event::Kube(view) => self.kube = view,
             Event::KubeEnded { token, outcome } => self.on_kube_ended(now, token, outcome),
+            Event::Looked { token, facts } => self.looked(now, token, &facts),
+            Event::Switched { token, outcome } => self.switched(now, token, outcome),
             Event::StoreFailed => {
                 // stored with the next step, before anything else; nothing is done until then
                 let held = core::mem::take(&mut self.behind);
@@ -402,6 +451,7 @@ impl Coordinator {
                 self.told.forget_state();
                 // it may have been among what was dropped
                 self.renewal = Renewal::No;
+                self.looks.clear();
                 return Vec::new();
             }
             Event::Tick => {}
@@ -722,7 +772,7 @@ fn worth_holding(actions: &[Action]) -> Vec<Action> {
         let kept = match action {
             Action::Kube { .. } | Action::Clear(_) => true,
             // asked for again by whoever needs it
-            Action::NewSession => false,
+            Action::NewSession | Action::Look { .. } | Action::SwitchOn { .. } => false,
             Action::Operation(_) | Action::OperationNode(_) => !replaced(index, action),
             Action::Tell(_) => {
                 events -= 1;

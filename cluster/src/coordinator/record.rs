@@ -80,6 +80,17 @@ pub enum Scope {
     Local,
 }
 
+/// Whether an operation heeds what keeps rolling work from a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heeds {
+    /// It does.
+    #[default]
+    Blockers,
+    /// It was forced.
+    Nothing,
+}
+
 /// An operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -99,6 +110,9 @@ pub struct Operation {
     pub requested_by: Text<72>,
     /// The engine version that is wanted.
     pub version: Text<32>,
+    /// Whether blockers are heeded.
+    #[serde(default)]
+    pub heeds: Heeds,
     /// The node's request that [`StepKind::LetGo`] answers.
     pub request: Option<RequestId>,
     /// Its steps.

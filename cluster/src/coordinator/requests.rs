@@ -1,8 +1,11 @@
 //! Requests: of operators (`q/<user>/request`) and of nodes whose button was pressed (`n/<node>/request`). The same id is
 //! the same request: a repeat is answered from what is kept, and begins nothing.
 
-use super::record::{Answered, Room, Wish};
+use super::drive::is_rolling;
+use super::look::LOOK_FRESH_MS;
+use super::record::{Answered, Heeds, Room, Wish};
 use super::{Action, Coordinator, Operation, Scope, Step};
+use crate::blockers::Blocker;
 use crate::kube::Scheduling;
 use crate::plan::{self, Belongs, Clean, Ghost, MasterEnd, PlanNode, PlannedStep, Weight};
 use crate::{Destruction, Instant};
@@ -42,6 +45,16 @@ impl Reply {
     fn unchanged(text: core::fmt::Arguments<'_>) -> Self {
         Self::new(ResponseStatus::Unchanged, "unchanged", text)
     }
+}
+
+/// What becomes of a request, by the blockers.
+enum Heed {
+    /// Nothing is in its way but what `--force` sets aside, which is named.
+    Free(Text<160>),
+    /// It is blocked.
+    Refused(Box<Reply>),
+    /// That is being found out.
+    NotYet,
 }
 
 /// What an operator wants, taken apart.
@@ -96,19 +109,19 @@ impl Coordinator {
                 let wanted = Wanted { kind: *kind, node: node.as_ref(), version, force: *force };
                 match self.plan_for(now, &request.id, &wanted) {
                     Err(reply) => *reply,
-                    Ok(plan) if request.mode == Mode::DryRun => {
-                        let mut reply = Reply::new(
-                            ResponseStatus::Planned,
-                            "planned",
-                            format_args!("{} steps; nothing was done", plan.len()),
-                        );
-                        reply.plan = plan;
-                        reply
-                    }
-                    Ok(plan) => {
-                        let by = Text::format(format_args!("user:{user}"));
-                        self.begin_operation(now, request.id.clone().into(), &wanted, by, plan)
-                    }
+                    Ok(plan) => match self.heed_blockers(now, &wanted, &plan) {
+                        // asked again until it is known; nothing was begun
+                        Heed::NotYet => return,
+                        Heed::Refused(reply) => *reply,
+                        Heed::Free(set_aside) => match request.mode {
+                            Mode::DryRun => planned(plan, &set_aside),
+                            Mode::Execute => {
+                                let by = Text::format(format_args!("user:{user}"));
+                                let id = request.id.clone().into();
+                                self.begin_operation(now, id, &wanted, by, plan, &set_aside)
+                            }
+                        },
+                    },
                 }
             }
             Ask::Abort => self.abort(request.mode),
@@ -133,6 +146,34 @@ impl Coordinator {
             });
         }
         self.respond(user, &request.id, reply, code);
+    }
+
+    /// What keeps the plan's rolling work from its nodes.
+    fn heed_blockers(&mut self, now: Instant, wanted: &Wanted<'_>, plan: &[PlannedStep]) -> Heed {
+        if !is_rolling(wanted.kind) {
+            return Heed::Free(Text::new());
+        }
+        let nodes = plan.iter().filter(|step| step.kind == StepKind::Cordon).map(|step| &step.node);
+        let looks: Vec<_> = nodes.map(|node| (node, self.blockers(now, node, LOOK_FRESH_MS))).collect();
+        let mut blocked: Vec<(&NodeName, Blocker)> = Vec::new();
+        for (node, found) in looks {
+            let Some(found) = found else { return Heed::NotYet };
+            // what cannot be read now is waited for in the node's turn, as everything is that the API server has to say
+            let known = found.into_iter().filter(|blocker| !matches!(blocker, Blocker::Unread(_)));
+            blocked.extend(known.map(|blocker| (node, blocker)));
+        }
+        let Some((node, first)) = blocked.first() else { return Heed::Free(Text::new()) };
+        let more = match blocked.len() - 1 {
+            0 => Text::<24>::new(),
+            more => Text::format(format_args!(", and {more} more")),
+        };
+        match wanted.force {
+            Force::Yes => Heed::Free(Text::format(format_args!("{node}: {first}{more}"))),
+            Force::No => {
+                let text = format_args!("{node} is to be left alone: {first}{more}; --force goes on all the same");
+                Heed::Refused(Box::new(Reply::refused("blocked", text)))
+            }
+        }
     }
 
     fn respond(&mut self, user: &UserName, id: &RequestId, reply: Reply, code: Text<48>) {
@@ -426,6 +467,7 @@ impl Coordinator {
         wanted: &Wanted<'_>,
         requested_by: Text<72>,
         plan: Vec<PlannedStep>,
+        set_aside: &Text<160>,
     ) -> Reply {
         let beside = wanted.kind == OperationKind::NodeUncordon && self.record.active_exclusive().is_some();
         let scope = if beside || wanted.kind == OperationKind::NodeIdentify { Scope::Local } else { Scope::Exclusive };
@@ -442,9 +484,15 @@ impl Coordinator {
             None,
             plan,
         );
-        let overrides = match wanted.force {
-            Force::Yes => "; rules that protect were set aside",
-            Force::No => "",
+        if let (Force::Yes, Some(operation)) =
+            (wanted.force, self.record.operations.iter_mut().find(|operation| operation.id == id))
+        {
+            operation.heeds = Heeds::Nothing;
+        }
+        let overrides: Text<180> = match (wanted.force, set_aside.is_empty()) {
+            (Force::Yes, false) => Text::format(format_args!("; set aside: {set_aside}")),
+            (Force::Yes, true) => Text::cut("; rules that protect were set aside"),
+            (Force::No, _) => Text::new(),
         };
         let mut reply =
             Reply::new(ResponseStatus::Started, "started", format_args!("{kind} has begun: {steps} steps{overrides}"));
@@ -479,6 +527,7 @@ impl Coordinator {
             revision: 1,
             requested_by,
             version,
+            heeds: Heeds::Blockers,
             request,
             steps: plan.into_iter().map(Step::from).collect(),
         });
@@ -679,6 +728,18 @@ impl Coordinator {
         };
         self.out.push(Action::Command { node: node.clone(), command: Box::new(command), secret: None });
     }
+}
+
+fn planned(plan: Vec<PlannedStep>, set_aside: &Text<160>) -> Reply {
+    let steps = plan.len();
+    let mut reply = if set_aside.is_empty() {
+        Reply::new(ResponseStatus::Planned, "planned", format_args!("{steps} steps; nothing was done"))
+    } else {
+        let text = format_args!("{steps} steps; nothing was done; it would set aside: {set_aside}");
+        Reply::new(ResponseStatus::Planned, "planned", text)
+    };
+    reply.plan = plan;
+    reply
 }
 
 fn slot_held(holder: &NodeName) -> Reply {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::blockers::{Label, Pod, PodSelector, Said, Shown};
 use crate::kube::{JoinCredential, KubeNode};
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -34,6 +35,8 @@ struct Desk {
     commands: Vec<(NodeName, Command)>,
     works: Vec<(u64, KubeWork)>,
     answers: Vec<ConsoleResponse>,
+    looks: Vec<(u64, NodeName)>,
+    switches: Vec<u64>,
     last: Vec<Action>,
     /// What was begun, in order.
     log: Vec<String>,
@@ -93,6 +96,8 @@ impl Desk {
             commands: Vec::new(),
             works: Vec::new(),
             answers: Vec::new(),
+            looks: Vec::new(),
+            switches: Vec::new(),
             last: Vec::new(),
             log: Vec::new(),
             asked: 0,
@@ -125,6 +130,8 @@ impl Desk {
             server: Text::cut("https://m:6443"),
             drain_ms: 60_000,
             destruction,
+            blockers: Blockers::default(),
+            switch: PowerSwitch::Absent,
         }
     }
 
@@ -176,6 +183,14 @@ impl Desk {
                     self.works.push((token, work));
                 }
                 Action::Respond { response, .. } => self.answers.push(*response),
+                Action::Look { token, node } => {
+                    self.log.push(format!("look {node}"));
+                    self.looks.push((token, node));
+                }
+                Action::SwitchOn { token, node } => {
+                    self.log.push(format!("switch on {node}"));
+                    self.switches.push(token);
+                }
                 Action::State(_)
                 | Action::Operation(_)
                 | Action::OperationNode(_)
@@ -531,6 +546,170 @@ fn create_initialises_the_master_and_then_joins_the_nodes() {
     assert_eq!(desk.membership("a"), Membership::Ready);
     let again = desk.run(OperationKind::Create, None);
     assert_eq!(again.status, ResponseStatus::Unchanged);
+}
+
+/// What a look finds: nothing, or a pod that is not to be disturbed.
+fn facts(pod: Option<&str>) -> Box<Facts> {
+    let label = Label { key: "app".into(), value: "db".into() };
+    let pod = pod.map(|name| Pod { namespace: "data".into(), name: name.into(), labels: vec![label] });
+    let shown = Ok(Shown { labels: Vec::new(), pods: pod.into_iter().collect() });
+    Box::new(Facts { shown, minute: None, command: Said::Go })
+}
+
+fn with_blockers(workers: &[&str]) -> Desk {
+    let mut desk = Desk::with_cluster(workers);
+    let selector = PodSelector { namespace: None, selector: "app=db".parse().unwrap() };
+    desk.core.config.blockers = Blockers { pods: vec![selector], ..Blockers::default() };
+    desk
+}
+
+/// Asks, and lets somebody look at each node; those named in `busy` run a pod that blocks.
+fn ask_and_look(desk: &mut Desk, ask: &Ask, mode: Mode, busy: &[&str]) -> ConsoleResponse {
+    desk.asked += 1;
+    let id: RequestId = format!("r-{}", desk.asked).parse().unwrap();
+    for _ in 0..3 {
+        let request = ConsoleRequest { id: id.clone(), nonce: desk.core.session().nonce, mode, ask: ask.clone() };
+        desk.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request });
+        if let Some(answer) = desk.answers.pop() {
+            return answer;
+        }
+        looks(desk, busy);
+    }
+    panic!("no answer: {:?}", desk.log);
+}
+
+fn looks(desk: &mut Desk, busy: &[&str]) {
+    for (token, node) in core::mem::take(&mut desk.looks) {
+        let pod = busy.contains(&node.as_str()).then_some("db-0");
+        desk.step(Event::Looked { token, facts: facts(pod) });
+    }
+}
+
+#[test]
+fn what_is_blocked_is_refused_and_force_names_what_it_sets_aside() {
+    let mut desk = with_blockers(&["a", "b"]);
+    let reboot = |force| Desk::want(OperationKind::NodeReboot, Some("a"), force);
+    let answer = ask_and_look(&mut desk, &reboot(Force::No), Mode::Execute, &["a"]);
+    assert_eq!((answer.status, answer.code.as_str()), (ResponseStatus::Refused, "blocked"));
+    assert!(answer.text.as_str().contains("a is to be left alone: pod data/db-0 (app=db)"), "{}", answer.text);
+    desk.now += LOOK_FRESH_MS;
+    let answer = ask_and_look(&mut desk, &reboot(Force::Yes), Mode::DryRun, &["a"]);
+    assert_eq!(answer.status, ResponseStatus::Planned);
+    assert!(answer.text.as_str().contains("it would set aside: a: pod data/db-0"), "{}", answer.text);
+    let answer = ask_and_look(&mut desk, &reboot(Force::Yes), Mode::Execute, &["a"]);
+    assert_eq!(answer.status, ResponseStatus::Started);
+    assert!(answer.text.as_str().contains("set aside: a: pod data/db-0"), "{}", answer.text);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(!desk.log.iter().any(|line| line.starts_with("mint")), "{:?}", desk.log);
+    // another node is none of its business, and what is no rolling work is not looked at
+    desk.log.clear();
+    let other = Desk::want(OperationKind::NodeReboot, Some("b"), Force::No);
+    assert_eq!(ask_and_look(&mut desk, &other, Mode::Execute, &["a"]).status, ResponseStatus::Started);
+    desk.settle();
+    assert_eq!(desk.run(OperationKind::Rebuild, None).status, ResponseStatus::Started);
+}
+
+#[test]
+fn what_is_blocked_in_its_turn_is_waited_for_and_given_up_at_last() {
+    for gives_in in [true, false] {
+        let mut desk = with_blockers(&["a", "b"]);
+        let reboot = Desk::want(OperationKind::Reboot, None, Force::No);
+        assert_eq!(ask_and_look(&mut desk, &reboot, Mode::Execute, &[]).status, ResponseStatus::Started);
+        desk.now += LOOK_FRESH_MS;
+        desk.settle();
+        assert!(desk.log.contains(&"uncordon a".to_string()));
+        // its turn comes, and by then a pod runs there
+        for _ in 0..4 {
+            desk.now += LOOK_AGAIN_MS;
+            desk.all_speak();
+            desk.step(Event::Tick);
+            looks(&mut desk, &["b"]);
+            desk.settle();
+        }
+        assert!(!desk.log.contains(&"cordon b".to_string()), "{:?}", desk.log);
+        if gives_in {
+            desk.now += LOOK_AGAIN_MS;
+            desk.all_speak();
+            desk.step(Event::Tick);
+            looks(&mut desk, &[]);
+            desk.settle();
+            assert!(desk.log.contains(&"uncordon b".to_string()), "{:?}", desk.log);
+            continue;
+        }
+        for _ in 0..2 * SLOT_WAIT_MS / LOOK_AGAIN_MS {
+            desk.now += LOOK_AGAIN_MS;
+            desk.all_speak();
+            desk.step(Event::Tick);
+            looks(&mut desk, &["b"]);
+        }
+        assert_eq!(desk.phase(), OperationPhase::Failed);
+        let steps = &desk.stored.operations.last().unwrap().steps;
+        let failed = steps.iter().find(|step| step.state == StepState::Failed).unwrap();
+        assert!(failed.reason.as_str().contains("timed out: blocked: pod data/db-0"), "{}", failed.reason);
+    }
+}
+
+#[test]
+fn without_an_answer_to_a_look_nothing_begins() {
+    let mut desk = with_blockers(&["a"]);
+    let request = ConsoleRequest {
+        id: "r-9".parse().unwrap(),
+        nonce: desk.core.session().nonce,
+        mode: Mode::Execute,
+        ask: Desk::want(OperationKind::NodeReboot, Some("a"), Force::No),
+    };
+    let ask = |desk: &mut Desk| {
+        desk.step(Event::Console { user: "ops".parse().unwrap(), key: KEY, request: request.clone() });
+        desk.answers.pop()
+    };
+    assert!(ask(&mut desk).is_none());
+    desk.now += LOOK_MS - 1;
+    assert!(ask(&mut desk).is_none());
+    desk.now += 1;
+    assert_eq!(
+        ask(&mut desk).unwrap().status,
+        ResponseStatus::Started,
+        "it waits, as for whatever Kubernetes has to say"
+    );
+    let waits = desk.core.told.slot_waits.values().next().unwrap().0.clone();
+    assert_eq!(waits.as_str(), "blocked: its labels and pods cannot be read: no answer within 15 s");
+    // a late one counts for nothing
+    let (token, _) = desk.looks.pop().unwrap();
+    desk.step(Event::Looked { token, facts: facts(None) });
+    assert!(!desk.log.contains(&"cordon a".to_string()));
+    desk.now += LOOK_AGAIN_MS;
+    desk.all_speak();
+    desk.step(Event::Tick);
+    looks(&mut desk, &[]);
+    assert!(desk.log.contains(&"cordon a".to_string()));
+}
+
+#[test]
+fn a_start_lets_the_switch_feed_who_is_off_and_says_if_it_cannot() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.core.config.switch = PowerSwitch::Present;
+    desk.dies("a");
+    desk.not_ready("a");
+    desk.quiet(SILENT_MS);
+    desk.all_speak();
+    desk.run(OperationKind::Start, None);
+    assert_eq!(desk.log, ["switch on a"]);
+    let token = desk.switches.pop().unwrap();
+    desk.step(Event::Switched { token, outcome: Err(Text::cut("no route to the switch")) });
+    let (id, _) = (desk.stored.operations.last().unwrap().id.clone(), ());
+    assert!(desk.core.waits(&id, 0).unwrap().as_str().contains("no route to the switch"));
+    desk.now += SWITCH_AGAIN_MS;
+    desk.step(Event::Tick);
+    let token = desk.switches.pop().unwrap();
+    desk.step(Event::Switched { token, outcome: Ok(()) });
+    desk.now += 2 * SWITCH_AGAIN_MS;
+    desk.step(Event::Tick);
+    assert!(desk.switches.is_empty(), "it has taken that");
+    desk.boots("a");
+    desk.ready("a");
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
 }
 
 fn upgrade(desk: &mut Desk, version: &str, force: Force) -> ConsoleResponse {

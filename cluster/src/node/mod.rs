@@ -41,6 +41,9 @@ pub const STORE_AGAIN_MS: u64 = 1_000;
 /// How long a start of the engine may take: as systemd gives k3s and kubelets that are slow to come.
 const START_MS: u64 = 120_000;
 
+/// How long after a start that failed it is tried again; a person who mends it waits no longer than that.
+const START_AGAIN_MS: u64 = 30_000;
+
 /// After this time the button's next press is a new one, even if nobody said what became of the one that cancelled a
 /// shutdown. Longer than any gesture.
 const SWALLOW_MS: u64 = 30_000;
@@ -332,7 +335,8 @@ pub struct NodeCore {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterUpgrade {
     Nothing,
-    StartAgain,
+    /// It has; it is started at that time.
+    StartAgain(Instant),
 }
 
 /// Whether a new session was asked for.
@@ -491,7 +495,11 @@ impl NodeCore {
             Unsaved::No => None,
             Unsaved::Yes { again_at, .. } => Some(*again_at),
         };
-        [pending, self.expires, again].into_iter().flatten().min()
+        let start = match self.after_upgrade {
+            AfterUpgrade::StartAgain(at) if self.work.is_none() && self.engine_run == EngineRun::Stopped => Some(at),
+            AfterUpgrade::StartAgain(_) | AfterUpgrade::Nothing => None,
+        };
+        [pending, self.expires, again, start].into_iter().flatten().min()
     }
 
     /// [`Action::Store`] failed; what came after it was not done. It is stored with the next step, and what must not be
@@ -525,8 +533,10 @@ impl NodeCore {
             Event::PrepareAsked { goal, reason, deadline_ms } => {
                 self.prepare(now, goal, reason, deadline_ms, &mut actions);
             }
-            Event::EngineEnded { token, outcome, engine } => self.engine_ended(token, outcome, engine, &mut actions),
-            Event::EngineSeen(engine) => self.engine_seen(engine, &mut actions),
+            Event::EngineEnded { token, outcome, engine } => {
+                self.engine_ended(now, token, outcome, engine, &mut actions)
+            }
+            Event::EngineSeen(engine) => self.engine_seen(now, engine, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
         if self.record != before {
@@ -681,8 +691,8 @@ impl NodeCore {
                 actions.push(Action::Identify { seconds });
                 self.settle(&command.id, name, CommandStatus::Succeeded, &Text::cut("done"), &Text::new(), actions);
             }
-            Verb::Reboot => self.power_command(&command.id, name, PowerGoal::Reboot, actions),
-            Verb::PowerOff => self.power_command(&command.id, name, PowerGoal::PowerOff, actions),
+            Verb::Reboot => self.power_command(now, &command.id, name, PowerGoal::Reboot, actions),
+            Verb::PowerOff => self.power_command(now, &command.id, name, PowerGoal::PowerOff, actions),
             Verb::Initialise { cluster, version } => {
                 let wanted = Some(cluster.clone());
                 let task = EngineTask::Initialise { cluster, version };
@@ -783,7 +793,14 @@ impl NodeCore {
         actions.push(Action::Engine { token, task, deadline_ms });
     }
 
-    fn power_command(&mut self, id: &CommandId, verb: VerbName, goal: PowerGoal, actions: &mut Vec<Action>) {
+    fn power_command(
+        &mut self,
+        now: Instant,
+        id: &CommandId,
+        verb: VerbName,
+        goal: PowerGoal,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(started) = self.record.running.clone() {
             // the Pi goes down under it; what came of it is found out at the next boot, except for another power command
             match started.verb {
@@ -803,7 +820,7 @@ impl NodeCore {
                 | VerbName::Answer => {
                     let reason = Text::format(format_args!("{verb} ({id}) came in between"));
                     self.end_running(CommandStatus::Interrupted, &Text::cut("power"), &reason, actions);
-                    self.after_work(started.verb, Ended::Badly);
+                    self.after_work(now, started.verb, Ended::Badly);
                 }
             }
         }
@@ -871,11 +888,18 @@ impl NodeCore {
 
     // ---- the engine
 
-    fn engine_ended(&mut self, token: u64, outcome: EngineOutcome, engine: EngineState, actions: &mut Vec<Action>) {
+    fn engine_ended(
+        &mut self,
+        now: Instant,
+        token: u64,
+        outcome: EngineOutcome,
+        engine: EngineState,
+        actions: &mut Vec<Action>,
+    ) {
         self.look_at(engine);
         let Some((_, work)) = self.work.filter(|(mine, _)| *mine == token) else {
             self.follow_engine();
-            self.start_again(actions);
+            self.start_again(now, actions);
             return;
         };
         self.work = None;
@@ -902,31 +926,38 @@ impl NodeCore {
             (Work::Start, EngineOutcome::Failed { reason, .. }) => {
                 let text = Text::format(format_args!("the engine does not start again after an upgrade: {reason}"));
                 actions.push(Action::Tell(NodeEventKind::Refused, text));
+                self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS));
             }
             (Work::Local, EngineOutcome::Failed { reason, .. }) => {
                 actions
                     .push(Action::Tell(NodeEventKind::Refused, Text::format(format_args!("reset failed: {reason}"))));
             }
         }
-        self.after_work(verb, ended);
-        self.start_again(actions);
+        self.after_work(now, verb, ended);
+        self.start_again(now, actions);
     }
 
     /// An upgrade that failed leaves the engine stopped, with either version. Nobody else would start it: on the master it is
     /// the API server.
-    fn start_again(&mut self, actions: &mut Vec<Action>) {
+    fn start_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.after_upgrade {
-            AfterUpgrade::Nothing => return,
-            AfterUpgrade::StartAgain => {}
+            AfterUpgrade::StartAgain(at) if now >= at => {}
+            AfterUpgrade::Nothing | AfterUpgrade::StartAgain(_) => return,
         }
-        let stopped = self.engine_cluster.is_some() && self.engine_run == EngineRun::Stopped;
-        if stopped && self.record.lifecycle == Lifecycle::Member && self.busy().is_none() {
+        // its end may not have been seen yet
+        if self.engine_run == EngineRun::Running {
+            return;
+        }
+        if self.engine_cluster.is_none() || self.record.lifecycle != Lifecycle::Member {
             self.after_upgrade = AfterUpgrade::Nothing;
+        } else if self.busy().is_some() {
+            self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS));
+        } else {
             self.start_work(Work::Start, EngineTask::Start, START_MS, actions);
         }
     }
 
-    fn engine_seen(&mut self, engine: EngineState, actions: &mut Vec<Action>) {
+    fn engine_seen(&mut self, now: Instant, engine: EngineState, actions: &mut Vec<Action>) {
         self.look_at(engine);
         // a command from before this start of the agent: does the state show that it has happened?
         if self.work.is_none() {
@@ -952,11 +983,11 @@ impl NodeCore {
                 if shown {
                     let reason = Text::cut("found done after a restart");
                     self.end_running(CommandStatus::Succeeded, &Text::cut("done"), &reason, actions);
-                    self.after_work(started.verb, Ended::Well);
+                    self.after_work(now, started.verb, Ended::Well);
                 } else {
                     let reason = Text::cut("the agent restarted in the middle of it");
                     self.end_running(CommandStatus::Interrupted, &Text::cut("restart"), &reason, actions);
-                    self.after_work(started.verb, Ended::Badly);
+                    self.after_work(now, started.verb, Ended::Badly);
                 }
             }
         }
@@ -970,7 +1001,7 @@ impl NodeCore {
     }
 
     /// Where the node is after a step that was to change it.
-    fn after_work(&mut self, verb: VerbName, ended: Ended) {
+    fn after_work(&mut self, now: Instant, verb: VerbName, ended: Ended) {
         let running = self.engine_cluster.is_some() && self.engine_run == EngineRun::Running;
         match verb {
             VerbName::Initialise | VerbName::Join => {
@@ -996,7 +1027,7 @@ impl NodeCore {
             VerbName::Upgrade => {
                 self.after_upgrade = match ended {
                     Ended::Well => AfterUpgrade::Nothing,
-                    Ended::Badly => AfterUpgrade::StartAgain,
+                    Ended::Badly => AfterUpgrade::StartAgain(now),
                 };
                 self.follow_engine();
             }
@@ -1210,10 +1241,11 @@ impl NodeCore {
             let verb = self.record.running.as_ref().map(|started| started.verb);
             self.end_running(CommandStatus::TimedOut, &Text::cut("expired"), &reason, actions);
             if let Some(verb) = verb {
-                self.after_work(verb, Ended::Badly);
-                self.start_again(actions);
+                self.after_work(now, verb, Ended::Badly);
+                self.start_again(now, actions);
             }
         }
+        self.start_again(now, actions);
         let heard = self.heard().map(|heard| heard.nonce.clone());
         let Some(pending) = self.pending.as_mut() else { return };
         if now >= pending.until {

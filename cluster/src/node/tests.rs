@@ -270,6 +270,17 @@ fn an_upgrade_that_failed_starts_the_engine_again() {
     core.step(now(4), event);
     assert!(core.busy().is_none());
 
+    // and again, until it does
+    let mut core = node(at_version("v1", EngineRun::Running));
+    core.step(now(1), upgrade());
+    let event = failed(&core, at_version("v1", EngineRun::Stopped));
+    core.step(now(2), event);
+    let event = failed(&core, at_version("v1", EngineRun::Stopped));
+    assert!(!starts(&core.step(now(3), event)));
+    assert_eq!(core.next_deadline(), Some(now(3 + START_AGAIN_MS)));
+    assert!(starts(&core.step(now(3 + START_AGAIN_MS), Event::Tick)));
+    assert_eq!(core.next_deadline(), None);
+
     // given up at its deadline: it stands still when its end is seen
     let mut core = node(at_version("v1", EngineRun::Running));
     core.step(now(1), upgrade());

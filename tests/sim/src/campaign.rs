@@ -5,10 +5,10 @@ use crate::reached::Reached;
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Random, Setup, Traced, World, name};
 use beehive_cluster::node::Press;
-use beehive_mqtt::RequestId;
-use beehive_mqtt::console::{Ask, Mode, ResponseStatus};
+use beehive_mqtt::console::{Ask, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
 use beehive_mqtt::node::PowerGoal;
+use beehive_mqtt::{RequestId, Text};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -352,6 +352,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         2 | 3 if !large || random.below(6) == 0 => {
             world.max_down = Some(1);
             let reboot = world.operation(OperationKind::Reboot, None);
+            keeps_some_busy(world, random, &reboot);
             world.run_for(calm_after);
             assert_done(world, &reboot);
             all_in(world);
@@ -365,6 +366,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
             world.max_down = Some(1);
             let upgrade = world.operation(OperationKind::Upgrade, None);
             let wanted = format!("v{}", world.asked - 1);
+            keeps_some_busy(world, random, &upgrade);
             world.run_for(calm_after);
             assert_done(world, &upgrade);
             all_in(world);
@@ -373,6 +375,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
                 world.fail(&format!("{left} was not upgraded to {wanted}"));
             }
         }
+        18 => left_alone(world, victim),
         4 => {
             let reset = world.operation(OperationKind::Reset, None);
             world.run_for(calm_after);
@@ -444,6 +447,45 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         }
         _ => whole_shutdown(world, calm_after),
     }
+}
+
+/// In the middle of it a pod comes up that is not to be disturbed, on every other Pi.
+fn keeps_some_busy(world: &mut World, random: &mut Random, id: &RequestId) {
+    if random.below(2) == 0 {
+        return;
+    }
+    world.run_until("begun", 300_000, |world| world.phase(id).is_some());
+    let nodes = (2..=world.pis.len()).step_by(2).map(name).collect();
+    let for_ms = random.between(30_000, 300_000);
+    world.keeps_busy(nodes, for_ms);
+}
+
+/// What is to be left alone is refused, until somebody insists.
+fn left_alone(world: &mut World, victim: usize) {
+    world.storm(Faults::default());
+    world.run_until("the API server answers", 300_000, |world| world.kube.serves(&world.pis[0]));
+    world.keeps_busy(vec![name(victim + 1)], 3_600_000);
+    // what a look said before is forgotten
+    world.run_for(15_000);
+    let refused = world.operation(OperationKind::NodeReboot, Some(name(victim + 1)));
+    let answer = world.answer(&refused);
+    if answer.code.as_str() != "blocked" {
+        world.fail(&format!("a pod is to be left alone, and the answer was {} ({})", answer.code, answer.text));
+    }
+    let ask = Ask::Operation {
+        kind: OperationKind::NodeReboot,
+        node: Some(name(victim + 1)),
+        version: Text::new(),
+        force: Force::Yes,
+    };
+    let forced = world.ask(ask, Mode::Execute);
+    world.forced.insert(forced.as_str().to_owned());
+    let answer = world.answer(&forced);
+    if !answer.text.as_str().contains("pod data/db-0") {
+        world.fail(&format!("it was forced, and nobody says what was set aside: {}", answer.text));
+    }
+    assert_done(world, &forced);
+    all_in(world);
 }
 
 /// A node that is restarted does not come back: nobody else is taken down until it does.

@@ -10,7 +10,10 @@
 //! server answers at once and is the same for both.
 
 use crate::sign::Fnv;
-use beehive_cluster::coordinator::{self, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession};
+use beehive_cluster::blockers::Blockers;
+use beehive_cluster::coordinator::{
+    self, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch,
+};
 use beehive_cluster::kube::{KubeDone, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_cluster::node::{self, NodeConfig, NodeCore, NodeRecord};
 use beehive_cluster::{Destruction, Instant};
@@ -98,6 +101,8 @@ fn config() -> CoordinatorConfig {
         server: Text::cut("https://10.0.0.1:6443"),
         drain_ms: 60_000,
         destruction: Destruction::Allowed,
+        blockers: Blockers::default(),
+        switch: PowerSwitch::Absent,
     }
 }
 
@@ -244,6 +249,8 @@ impl World {
                 | coordinator::Action::OperationNode(_)
                 | coordinator::Action::Clear(_)
                 | coordinator::Action::Tell(_)
+                | coordinator::Action::Look { .. }
+                | coordinator::Action::SwitchOn { .. }
                 | coordinator::Action::NewSession => {}
             }
         }

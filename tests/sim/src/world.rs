@@ -7,14 +7,18 @@ use crate::broker;
 use crate::card::{Card, MemoryCard, Saved};
 use crate::reached::Reached;
 use crate::sign::{self, Fnv, Keys, Signing};
-use beehive_cluster::coordinator::{self, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession};
+use beehive_cluster::blockers::{Blockers, Facts, Label, Pod, PodSelector, Said, Shown};
+use beehive_cluster::coordinator::{
+    self, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch,
+};
 use beehive_cluster::kube::Scheduling;
 use beehive_cluster::node::Press;
 use beehive_cluster::{Destruction, Instant};
 use beehive_mqtt::command::{Command, SealContext, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{
-    CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session, Slot, StepKind, StepState,
+    CoordinatorState, OperationKind, OperationNode, OperationPhase, OperationSummary, Session, Slot, StepKind,
+    StepState,
 };
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
 use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
@@ -151,6 +155,12 @@ pub(crate) enum Happening {
     CoordinatorStarts(u32),
     KubeEnds(u32, u64, beehive_cluster::kube::KubeWork),
     KubeLook,
+    /// Somebody has looked whether a pod keeps work from this node.
+    Looks(u32, u64, NodeName),
+    /// The switch was told to feed this Pi.
+    Switches(u32, u64, NodeName),
+    /// The pod that kept work from these nodes has gone.
+    Frees(Vec<NodeName>),
     /// The broker is back.
     BrokerStarts,
     /// A drain that was blocked is no longer.
@@ -281,6 +291,12 @@ pub(crate) struct World {
     pub(crate) rolling_down: BTreeMap<NodeName, u32>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
+    /// Nodes on which a pod runs that is not to be disturbed, and since when.
+    pub(crate) busy: BTreeMap<NodeName, u64>,
+    /// Operations that were forced.
+    pub(crate) forced: BTreeSet<String>,
+    /// Whether something can switch a Pi on.
+    switch: PowerSwitch,
     /// Nobody presses a button or gives orders in between.
     pub(crate) undisturbed: bool,
     pub(crate) seed: u64,
@@ -301,6 +317,14 @@ pub(crate) struct World {
 pub(crate) fn name(number: usize) -> NodeName {
     format!("crew-{number:03}").parse().unwrap()
 }
+
+/// What keeps rolling work from a node here.
+fn keeps() -> PodSelector {
+    PodSelector { namespace: Some("data".into()), selector: "keep=yes".parse().unwrap() }
+}
+
+/// A look may be ten seconds old when its node's turn begins, and a coordinator may die before it says that it has begun.
+const BLOCKED_FOR_SURE_MS: u64 = 60_000;
 
 pub(crate) fn user() -> UserName {
     "ops".parse().unwrap()
@@ -359,6 +383,9 @@ impl World {
             by_hand: BTreeSet::new(),
             rolling_down: BTreeMap::new(),
             max_down: None,
+            busy: BTreeMap::new(),
+            forced: BTreeSet::new(),
+            switch: if seed % 2 == 0 { PowerSwitch::Present } else { PowerSwitch::Absent },
             undisturbed: true,
             seed,
             events: 0,
@@ -395,6 +422,8 @@ impl World {
             server: Text::cut("https://10.0.0.1:6443"),
             drain_ms: 60_000,
             destruction: Destruction::Allowed,
+            blockers: Blockers { pods: vec![keeps()], ..Blockers::default() },
+            switch: self.switch,
         }
     }
 
@@ -499,6 +528,19 @@ impl World {
                 self.kube_look();
                 self.later(1_000, Happening::KubeLook);
             }
+            Happening::Looks(life, token, node) => {
+                if life == self.life && self.coordinator.is_some() {
+                    self.event();
+                    self.looks(token, &node);
+                }
+            }
+            Happening::Switches(life, token, node) => {
+                if life == self.life && self.coordinator.is_some() {
+                    self.event();
+                    self.switches(token, &node);
+                }
+            }
+            Happening::Frees(nodes) => self.busy.retain(|node, _| !nodes.contains(node)),
             Happening::ConsoleAsks(id) => self.console_asks(&id),
             Happening::BrokerStarts => self.broker_starts(),
             Happening::Unblocks => self.kube.blocked = None,
@@ -596,6 +638,7 @@ impl World {
         self.faults = Faults::default();
         self.note(|| "calm".into());
         self.kube.blocked = None;
+        self.busy.clear();
         for (index, life, job) in core::mem::take(&mut self.hung) {
             self.later(0, Happening::EngineEnds(index, life, job));
         }
@@ -612,6 +655,61 @@ impl World {
                 // somebody plugs it in again
                 self.boot(index);
             }
+        }
+    }
+
+    // ---- what keeps work from a node
+
+    /// A pod that is not to be disturbed runs on these nodes for a while.
+    pub(crate) fn keeps_busy(&mut self, nodes: Vec<NodeName>, for_ms: u64) {
+        self.note(|| format!("kept busy for {for_ms} ms: {nodes:?}"));
+        for node in &nodes {
+            self.busy.insert(node.clone(), self.now);
+        }
+        self.later(for_ms, Happening::Frees(nodes));
+    }
+
+    fn looks(&mut self, token: u64, node: &NodeName) {
+        let shown = if self.kube.serves(&self.pis[0]) {
+            let label = Label { key: "keep".into(), value: "yes".into() };
+            let pod = Pod { namespace: "data".into(), name: "db-0".into(), labels: vec![label] };
+            let pods = self.busy.contains_key(node).then_some(pod);
+            Ok(Shown { labels: Vec::new(), pods: pods.into_iter().collect() })
+        } else {
+            Err(Text::cut("no answer"))
+        };
+        self.reached.note("look", if shown.is_err() { "in vain" } else { "found" });
+        let facts = Box::new(Facts { shown, minute: None, command: Said::Go });
+        self.coordinate(coordinator::Event::Looked { token, facts });
+    }
+
+    fn switches(&mut self, token: u64, node: &NodeName) {
+        let fails = self.random.below(4) == 0;
+        self.reached.note("switch", if fails { "fails" } else { "feeds" });
+        let index = self.pis.iter().position(|pi| pi.name == *node).unwrap();
+        if !fails && !self.pis[index].on && !self.pis[index].returns {
+            self.boot(index);
+        }
+        let outcome = if fails { Err(Text::cut("no route")) } else { Ok(()) };
+        self.coordinate(coordinator::Event::Switched { token, outcome });
+    }
+
+    /// Rolling work that nobody forced has begun on a node: nothing may have kept it from there for long.
+    fn keeps_away(&mut self, report: &OperationNode) {
+        let Some(since) = self.busy.get(&report.node).copied() else { return };
+        let Some(summary) = self.summaries.get(report.id.as_str()) else { return };
+        let rolling = matches!(
+            summary.kind,
+            OperationKind::Reboot
+                | OperationKind::Upgrade
+                | OperationKind::NodeReboot
+                | OperationKind::NodeDrain
+                | OperationKind::NodeLeave
+                | OperationKind::NodeShutdown
+        );
+        let ordered = rolling && summary.requested_by.as_str().starts_with("user:");
+        if ordered && !self.forced.contains(report.id.as_str()) && self.now - since > BLOCKED_FOR_SURE_MS {
+            self.fail(&format!("{} is emptied, and a pod was to be left alone there", report.node));
         }
     }
 
@@ -803,6 +901,14 @@ impl World {
                         self.tell(index);
                     }
                 }
+                coordinator::Action::Look { token, node } => {
+                    let after = self.random.between(10, 3_000);
+                    self.later(after, Happening::Looks(self.life, token, node));
+                }
+                coordinator::Action::SwitchOn { token, node } => {
+                    let after = self.random.between(10, 3_000);
+                    self.later(after, Happening::Switches(self.life, token, node));
+                }
                 coordinator::Action::NewSession => {
                     self.note(|| "the coordinator's session is renewed".into());
                     self.renewed += 1;
@@ -819,7 +925,11 @@ impl World {
                         self.reached.note("step state", step.state.as_str());
                         if step.step == StepKind::Cordon && step.state == StepState::Running {
                             let key = (report.id.as_str().to_owned(), report.node.clone());
+                            let first = !self.cordons_begun.contains_key(&key);
                             self.cordons_begun.entry(key).or_insert(self.turns);
+                            if first {
+                                self.keeps_away(&report);
+                            }
                         }
                         // given up, and said so: it may come back before the master is reset
                         if step.step == StepKind::Reset && step.state == StepState::Failed {
