@@ -774,6 +774,17 @@ pub struct MakeCluster {
     pub engine: EngineVersion,
 }
 
+/// As [`Acting`], with the engine version that every member shall have.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeCluster {
+    /// How.
+    #[command(flatten)]
+    pub acting: Acting,
+    /// The engine's version
+    #[arg(long = "engine-version", value_name = "VERSION", value_parser = engine_version)]
+    pub version: String,
+}
+
 /// `beehive cluster …`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClusterCommand {
@@ -794,7 +805,7 @@ pub enum ClusterCommand {
     /// Each one is emptied first, and the next one's turn comes when it is ready at that version. A copy of the cluster's
     /// state is kept before. Members that have the version already are left alone.
     #[command(after_help = ExitCode::help())]
-    Upgrade(MakeCluster),
+    Upgrade(UpgradeCluster),
     /// Switches every Pi off, the master last; says beforehand which will need a hand to come back
     #[command(after_help = ExitCode::help())]
     Shutdown(Acting),

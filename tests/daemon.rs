@@ -279,6 +279,84 @@ async fn a_node_that_cannot_store_does_nothing_until_it_can() {
     crew.is_ready();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_goes_from_member_to_member_and_survives_the_death_of_its_coordinator() {
+    let mut crew = Crew::started(&THREE, SLOW_STEP_MS);
+    let cluster = crew.create();
+    assert_eq!(crew.console(&["cluster", "upgrade", "--wait"]).code, 2, "which version?");
+    for (number, node) in [(2, MASTER), (3, "pi-3")] {
+        let mut listener = crew.listener().await;
+        let version = format!("simulated-{number}");
+        let upgrade = ["cluster", "upgrade", "--engine-version", &version, "--wait"];
+        let upgraded = crew.console_beside(&upgrade);
+        let begun = |message: &rumqttc::Publish| reports(message, Some(node), StepKind::Upgrade, StepState::Running);
+        listener.find("the upgrade of a member", begun).await;
+        crew.kill(MASTER);
+        crew.start(MASTER);
+        let upgraded = upgraded.await.unwrap().with(0);
+        assert_eq!(upgraded["outcome"]["phase"], "done", "{upgraded:#}");
+        assert_eq!(crew.is_ready(), cluster, "it is the same cluster");
+        let status = crew.status();
+        for node in status["nodes"].as_array().unwrap() {
+            assert_eq!(node["engine"]["version"], json!(version), "{status:#}");
+        }
+        assert_eq!(crew.console(&upgrade).with(0)["status"], "unchanged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_be_left_alone_is_and_a_switch_feeds_who_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let fed = dir.path().join("fed");
+    let busy = dir.path().join("busy");
+    let on = program("on", &format!("echo \"$@\" > {0}.new && mv {0}.new {0}", fed.display()));
+    let may = program("may", &format!("[ ! -e {} ] || {{ echo a backup runs on $1; exit 1; }}", busy.display()));
+    let mut crew = Crew::new(&THREE, 0);
+    crew.cluster_extra = format!(
+        "switch_on = [{on:?}, \"port\"]\n[cluster.blockers]\nlabels = [\"node-role.kubernetes.io/control-plane\"]\n\
+         command = [{may:?}]\n"
+    );
+    for name in THREE {
+        crew.start(name);
+    }
+    crew.create();
+
+    let refused = crew.console(&["node", "drain", MASTER, "--wait"]).with(5);
+    assert_eq!(refused["code"], "blocked", "{refused:#}");
+    let text = refused["text"].as_str().unwrap();
+    assert!(
+        text.contains(&format!("{MASTER} is to be left alone: label node-role.kubernetes.io/control-plane")),
+        "{text}"
+    );
+    fs::write(&busy, "").unwrap();
+    let refused = crew.console(&["node", "drain", "pi-2", "--wait"]).with(5);
+    assert!(refused["text"].as_str().unwrap().contains("a backup runs on pi-2"), "{refused:#}");
+    let forced = crew.console(&["node", "drain", "pi-2", "--force", "--wait"]).with(0);
+    assert!(
+        forced["text"].as_str().unwrap().contains("set aside: pi-2: the operator's command: a backup"),
+        "{forced:#}"
+    );
+    fs::remove_file(&busy).unwrap();
+    crew.console(&["node", "uncordon", "pi-2", "--wait"]).with(0);
+
+    crew.kill("pi-3");
+    until("the broker to notice", PATIENCE, || {
+        let status = crew.status();
+        (status["nodes"][2]["presence"] == "offline").then_some(())
+    });
+    let start = crew.console_beside(&["cluster", "start", "--wait"]);
+    until("the switch to be told", PATIENCE, || fs::read_to_string(&fed).ok().filter(|told| told == "port pi-3\n"));
+    crew.start("pi-3");
+    assert_eq!(start.await.unwrap().with(0)["outcome"]["phase"], "done");
+    crew.is_ready();
+}
+
 /// A minute long: only after that a silent node is given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stays_dead_leaves_the_rebuild_partly_done_until_it_is_back() {

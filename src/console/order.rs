@@ -7,7 +7,7 @@ use beehive_mqtt::{CrewName, NodeName, Text};
 
 use super::exit::Wanted;
 use super::model::{CrewView, Seen};
-use crate::cli::{Acting, ClusterCommand, EngineVersion, JoinNode, MakeCluster, NodeCommand, OnNode};
+use crate::cli::{Acting, ClusterCommand, EngineVersion, JoinNode, MakeCluster, NodeCommand, OnNode, UpgradeCluster};
 
 /// Something that is asked of the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +56,16 @@ impl Order {
     /// What `command` asks.
     pub fn on_cluster(command: &ClusterCommand, crew: &CrewName) -> (Self, Acting) {
         let none = &EngineVersion::default();
+        let wanted;
         let (kind, acting, version) = match command {
             ClusterCommand::Create(MakeCluster { acting, engine }) => (OperationKind::Create, acting, engine),
             ClusterCommand::Rebuild(MakeCluster { acting, engine }) => (OperationKind::Rebuild, acting, engine),
             ClusterCommand::Reset(acting) => (OperationKind::Reset, acting, none),
             ClusterCommand::Reboot(acting) => (OperationKind::Reboot, acting, none),
-            ClusterCommand::Upgrade(MakeCluster { acting, engine }) => (OperationKind::Upgrade, acting, engine),
+            ClusterCommand::Upgrade(UpgradeCluster { acting, version }) => {
+                wanted = EngineVersion { version: Some(version.clone()) };
+                (OperationKind::Upgrade, acting, &wanted)
+            }
             ClusterCommand::Shutdown(acting) => (OperationKind::Shutdown, acting, none),
             ClusterCommand::Start(acting) => (OperationKind::Start, acting, none),
             ClusterCommand::Abort(acting) => {
@@ -212,7 +216,6 @@ mod tests {
             ("cluster rebuild", Rebuild, None, Some("bee")),
             ("cluster reset", Reset, None, Some("bee")),
             ("cluster reboot", Reboot, None, None),
-            ("cluster upgrade", Upgrade, None, None),
             ("cluster shutdown", Shutdown, None, None),
             ("cluster start", Start, None, None),
         ] {
@@ -233,6 +236,9 @@ mod tests {
         let version = Text::cut("v1.31.4+k3s1");
         let ask = Ask::Operation { kind: OperationKind::Rebuild, node: None, version, force: Force::Yes };
         assert_eq!((order.ask, order.mode), (ask, Mode::DryRun));
+        let (order, version) = (self::order("cluster upgrade --engine-version v2"), Text::cut("v2"));
+        let ask = Ask::Operation { kind: OperationKind::Upgrade, node: None, version, force: Force::No };
+        assert_eq!((order.ask, order.stake.is_some()), (ask, false));
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Crew {
     pub host: &'static str,
     /// What stands below `[broker]` beside host and port.
     pub broker_extra: &'static str,
+    /// What stands below the master's `[cluster]` beside the nodes.
+    pub cluster_extra: String,
     pub step_ms: u64,
     names: Vec<&'static str>,
     pub keys: Arc<Keys>,
@@ -112,6 +114,7 @@ impl Crew {
             broker: Mosquitto::start(),
             host: "127.0.0.1",
             broker_extra: "",
+            cluster_extra: String::new(),
             step_ms,
             names: names.to_vec(),
             keys: Arc::new(Keys::new("bee", names, &["ann"])),
@@ -150,7 +153,7 @@ impl Crew {
         let (host, port, extra, step_ms) = (self.host, self.broker.port, self.broker_extra, self.step_ms);
         let (state, run) = (folder.join("state"), folder.join("run"));
         let (role, cluster) = if name == MASTER {
-            ("master", format!("[cluster]\nnodes = {:?}\n", &self.names[1..]))
+            ("master", format!("[cluster]\nnodes = {:?}\n{}", &self.names[1..], self.cluster_extra))
         } else {
             ("node", String::new())
         };
