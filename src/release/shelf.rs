@@ -179,8 +179,15 @@ impl Shelf {
     /// If it cannot be made.
     pub fn open_on<C: Card + 'static>(root: &Path, card: Arc<C>) -> Result<Self, ShelfError> {
         let fail = |what, source| ShelfError::Io { what, path: root.to_owned(), source };
+        let is_new = !card.names(root).is_ok_and(|names| names.iter().any(|name| name == STATE));
         card.make_dir(root).map_err(|source| fail("make the folder", source))?;
         let store = Store::open_on(&root.join(STATE), Arc::clone(&card) as Arc<dyn crate::store::Disk>)?;
+        if is_new {
+            // or all that is stored in it is lost with its name
+            card.sync_dir(root).map_err(|source| fail("sync", source))?;
+            let parent = root.parent().unwrap_or(root);
+            card.sync_dir(parent).map_err(|source| fail("sync", source))?;
+        }
         Ok(Self { root: root.to_owned(), card, store, _lock: None })
     }
 
