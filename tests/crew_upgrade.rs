@@ -14,7 +14,6 @@ mod crew;
 mod keys;
 
 use beehive::release::package::Architecture;
-use common::PATIENCE;
 use crew::{BEEHIVE, Crew, Ended, MASTER, beehive, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -140,8 +139,9 @@ fn sign(release: &Path, crew_folder: &Path) -> Ended {
 }
 
 struct World {
-    crew: Crew,
+    /// Before the crew, whose folder they are ended by.
     pis: Vec<(&'static str, Pi)>,
+    crew: Crew,
     via: PathBuf,
     dir: tempfile::TempDir,
 }
@@ -402,5 +402,4 @@ fn nothing_begins_where_a_rule_forbids_it() {
     } else {
         panic!("{reboot:?}");
     }
-    let _ = PATIENCE;
 }

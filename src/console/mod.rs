@@ -126,15 +126,14 @@ fn print_document(document: &Value) -> Result<Reader, Trouble> {
 }
 
 /// Which crew is meant, if its broker may be spoken to.
-fn crew_of(options: &ConsoleOptions) -> Result<&CrewName, Failure> {
+fn crew_of(options: &ConsoleOptions) -> Result<&CrewName, Trouble> {
     let Some(crew) = &options.crew else {
         return Err(Trouble::new(
             ExitCode::Usage,
             "which crew?",
             "neither --crew nor BEEHIVE_CREW names one",
             "add --crew NAME, or set BEEHIVE_CREW; the name stands in /etc/beehive/beehive.toml on each Pi",
-        )
-        .into());
+        ));
     };
     if options.broker.tls == TlsSwitch::Off && !options.broker.is_loopback() {
         if !options.insecure_test_broker {
@@ -144,8 +143,7 @@ fn crew_of(options: &ConsoleOptions) -> Result<&CrewName, Failure> {
                 "rule insecure-broker: without TLS anybody on the way reads and changes what is sent there",
                 "write --broker tls://HOST; on a test network --insecure-test-broker allows it without",
             )
-            .with_code("insecure-broker")
-            .into());
+            .with_code("insecure-broker"));
         }
         note(&format!("beehive: unencrypted to {}: for tests alone", options.broker));
     }

@@ -184,7 +184,7 @@ fn install(from: &Path, places: &ReleasePlaces) -> anyhow::Result<Said> {
 
 fn list(places: &ReleasePlaces) -> anyhow::Result<Said> {
     let key = key(places)?;
-    let shelf = Shelf::open(&places.releases)?;
+    let shelf = Shelf::open_to_look(&places.releases)?;
     let (list, record) = (shelf.list(&key)?, shelf.record()?);
     let mut text = String::new();
     for release in &list {

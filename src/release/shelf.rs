@@ -18,6 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use beehive_mqtt::sign::PublicKey;
 use serde::Serialize;
@@ -40,6 +41,12 @@ const ROOM_LEFT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The longest file that is read back, in bytes.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
+
+/// So long another program that changes the shelf is waited for: it writes three programs to a slow card. No start of the
+/// daemon may hang on it for ever.
+const LOCK_WITHIN: Duration = Duration::from_secs(30);
+/// The wait between two looks at the lock.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
@@ -166,11 +173,24 @@ impl Shelf {
         RealDisk.make_dir(root).map_err(|source| fail("make the folder", source))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join(".lock"));
         let lock = lock.map_err(|source| fail("lock", source))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|errno| fail("lock", errno.into()))?;
+        let until = Instant::now() + LOCK_WITHIN;
+        while let Err(errno) = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            if errno != rustix::io::Errno::WOULDBLOCK || Instant::now() >= until {
+                return Err(fail("lock", errno.into()));
+            }
+            std::thread::sleep(LOCK_AGAIN);
+        }
         let mut shelf = Self::open_on(root, Arc::new(RealDisk))?;
         shelf._lock = Some(lock);
         Ok(shelf)
+    }
+
+    /// Opens the shelf at `root` to look at it, without a lock: what is looked at changes in one step.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open_to_look(root: &Path) -> Result<Self, ShelfError> {
+        Self::open_on(root, Arc::new(RealDisk))
     }
 
     /// As [`Shelf::open`], on a card of the caller's choice, and without a lock.

@@ -38,7 +38,7 @@ pub fn of(program: &Path) -> Option<Own> {
 pub fn on_trial() -> Option<Own> {
     // the kernel names the file itself, not the link that led to it
     let own = of(&std::env::current_exe().ok()?)?;
-    let record = Shelf::open(&own.root).and_then(|shelf| shelf.record());
+    let record = Shelf::open_to_look(&own.root).and_then(|shelf| shelf.record());
     match record {
         Ok(record) => {
             if let (None, Some(last)) = (&record.trial, record.last.filter(|last| last.version != own.version)) {

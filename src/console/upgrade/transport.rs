@@ -65,7 +65,7 @@ pub struct Remote<'a> {
 /// The last line of what a program complained of, fit for a terminal.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).next_back().unwrap_or("it says nothing");
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it says nothing");
     super::super::render::clean(&line.chars().take(300).collect::<String>())
 }
 
