@@ -19,9 +19,9 @@ pub const CONFIRM_WITHIN_MS: u64 = 5 * 60_000;
 /// so that a release that dies in its first seconds is never confirmed.
 pub const UP_FOR_MS: u64 = beehive_mqtt::HEARTBEAT_MS;
 
-/// What is stored.
+/// What is stored. The releases before and after this one read it too: a field may come, none may go or change, and what one
+/// of them does not know it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     /// The trial that goes on.
     #[serde(default)]
@@ -33,7 +33,6 @@ pub struct Record {
 
 /// A release on trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Trial {
     /// Which.
     pub version: ReleaseVersion,
@@ -52,7 +51,6 @@ pub struct Trial {
 
 /// How a change of release ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Ended {
     /// The version that was to be used.
     pub version: ReleaseVersion,

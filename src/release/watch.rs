@@ -81,7 +81,12 @@ pub fn confirm_when_heard(own: Own, link: &Link, mut from: mpsc::Receiver<LinkEv
             if heard.is_some_and(|retained| is_healthy(started_ms, Clock.now().as_ms(), retained)) {
                 if let Some(own) = own.take() {
                     tokio::task::spawn_blocking(move || match confirm(&own) {
-                        Ok(_) => tracing::info!("release {} is confirmed", own.version),
+                        Ok(Judged::Over(_)) => tracing::info!("release {} is confirmed", own.version),
+                        // somebody was quicker: its trial is over already, or it is being left
+                        Ok(Judged::Nothing) => tracing::info!("release {} is no longer on trial", own.version),
+                        Ok(Judged::WentBack { to, reason }) => {
+                            tracing::warn!("release {} is left for {to} at the next start: {reason}", own.version);
+                        }
                         Err(error) => tracing::error!("release {} cannot be confirmed: {error}", own.version),
                     });
                 }

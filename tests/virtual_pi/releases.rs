@@ -85,7 +85,11 @@ fn a_release_that_dies_at_its_start_is_left_for_the_one_before_it() {
     run("systemctl restart beehive");
     says(from, env!("CARGO_PKG_VERSION"));
     let runs_from = || machine.ctl("readlink /proc/$(pidof beehive)/exe");
-    assert!(runs_from().ends_with(&format!("/beehive-releases/{}/beehive", env!("CARGO_PKG_VERSION"))), "{}", runs_from());
+    assert!(
+        runs_from().ends_with(&format!("/beehive-releases/{}/beehive", env!("CARGO_PKG_VERSION"))),
+        "{}",
+        runs_from()
+    );
     // nothing is on trial: the unit that looks at it is not run
     let looked = || {
         run("systemctl start beehive-release.service");
