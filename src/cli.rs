@@ -16,6 +16,7 @@ use clap_complete::Shell;
 use crate::config::TlsSwitch;
 use crate::console::exit::ExitCode;
 use crate::link::is_loopback;
+use crate::release::version::ReleaseVersion;
 
 /// Controller for small Kubernetes clusters of Raspberry Pis.
 ///
@@ -58,6 +59,11 @@ pub enum Command {
     /// Makes the broker's configuration, and puts it in place on the broker's machine
     #[command(subcommand)]
     Broker(BrokerCommand),
+    /// Installs and uses beehive's own releases on this Pi, and goes back to the one before; as root
+    ///
+    /// `beehive crew upgrade` does it for a whole crew. Nothing is installed that the crew's own key did not sign.
+    #[command(subcommand, after_help = ExitCode::help())]
+    Release(ReleaseCommand),
     /// Reads the coordinator's audit log: who asked what, and what came of it
     ///
     /// verify and show read the log itself, on the master; head says what this console saw of it last.
@@ -187,6 +193,160 @@ pub enum CrewCommand {
     /// Handles the crew's master
     #[command(subcommand)]
     Master(MasterCommand),
+    /// Signs a release of beehive with the crew's own key, so that the crew's Pis run it
+    ///
+    /// RELEASE has a folder armv7, aarch64 or x86_64 for each kind of machine in the crew, with the programs beehive and
+    /// beehive-cut. Version and protocol are read from the program itself.
+    SignRelease {
+        /// The folder
+        #[arg(value_name = "RELEASE")]
+        release: PathBuf,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+    /// Brings beehive itself to another version, one Pi after the other, the master first
+    ///
+    /// Each Pi keeps its version, has the new one on trial, and goes back by itself if that does not work. It stops at the
+    /// first failure; run again it goes on where it stopped.
+    #[command(after_help = ExitCode::help())]
+    Upgrade(UpgradeArgs),
+}
+
+/// `beehive crew upgrade`.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeArgs {
+    /// The release: a folder that `beehive crew sign-release` signed
+    #[arg(long, value_name = "FOLDER", required_unless_present = "rollback", conflicts_with = "rollback")]
+    pub release: Option<PathBuf>,
+    /// Bring every Pi back to the version before: nodes first, the master last
+    #[arg(long)]
+    pub rollback: bool,
+    /// Only this node; may be repeated [default: all]
+    #[arg(long = "node", value_name = "NODE")]
+    pub nodes: Vec<NodeName>,
+    /// Print the numbered plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on although a node is not ready, or cannot be asked; the answer names it
+    #[arg(long)]
+    pub force: bool,
+    /// What runs a command on a Pi as root: a program and its arguments, with {host} for the node's name
+    #[arg(long, value_name = "PROGRAM", default_value = "ssh -o BatchMode=yes root@{host}", value_parser = Via::from_str)]
+    pub via: Via,
+}
+
+/// A program and its arguments, split at spaces; no shell reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via(Vec<String>);
+
+/// What stands for the node's name in a [`Via`].
+const HOST: &str = "{host}";
+
+impl Via {
+    /// The program and its arguments for a node.
+    pub fn for_node(&self, node: &NodeName) -> Vec<String> {
+        self.0.iter().map(|word| word.replace(HOST, node.as_str())).collect()
+    }
+}
+
+impl FromStr for Via {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+        if words.first().is_none_or(|program| program.contains(HOST)) {
+            return Err("a program is needed first, as in 'ssh root@{host}'".to_owned());
+        }
+        if !words.iter().any(|word| word.contains(HOST)) {
+            return Err("{host} is missing: every Pi would be the same one; as in 'ssh root@{host}'".to_owned());
+        }
+        Ok(Self(words))
+    }
+}
+
+/// `beehive release …`.
+#[derive(Debug, Subcommand)]
+pub enum ReleaseCommand {
+    /// Puts a release onto this Pi; it is not used by that
+    ///
+    /// The signature, the checksums and the kind of processor are checked before anything is written. Three releases are
+    /// kept, those in use among them.
+    Install {
+        /// A folder with manifest, beehive and beehive-cut; or '-' for what `crew upgrade` sends
+        #[arg(value_name = "FOLDER")]
+        from: PathBuf,
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+    /// Uses an installed release from now on, on trial, and restarts the daemon
+    ///
+    /// It has five minutes to connect and hear the coordinator, and three starts; then this Pi goes back by itself. The
+    /// first release on a Pi has nothing to go back to and is used without a trial.
+    Use {
+        /// Which
+        version: ReleaseVersion,
+        /// The program that restarts the daemon [default: systemctl --no-block restart beehive.service]
+        #[arg(long, value_name = "PROGRAM")]
+        restart: Option<PathBuf>,
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+    /// Goes back to the version before, on trial or not, and restarts the daemon
+    Rollback {
+        /// The program that restarts the daemon [default: systemctl --no-block restart beehive.service]
+        #[arg(long, value_name = "PROGRAM")]
+        restart: Option<PathBuf>,
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+    /// Lists the releases on this Pi: which is in use, which is on trial, and how the last change ended
+    List {
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+    /// Ends the trial: the release in use stays. The daemon does that by itself when it hears the coordinator
+    Confirm {
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+    /// Judges the trial; for beehive.service and beehive-release.service, which run it from the version before
+    Guard {
+        /// When
+        #[arg(long, value_enum)]
+        at: GuardMoment,
+        /// The program that restarts the daemon [default: systemctl --no-block restart beehive.service]
+        #[arg(long, value_name = "PROGRAM")]
+        restart: Option<PathBuf>,
+        /// Where.
+        #[command(flatten)]
+        places: ReleasePlaces,
+    },
+}
+
+/// When the trial is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuardMoment {
+    /// The daemon is about to be started
+    Starting,
+    /// Some time has passed
+    Tick,
+}
+
+/// Where releases and the crew's public key are.
+#[derive(Debug, Clone, Args)]
+pub struct ReleasePlaces {
+    /// The folder of the releases
+    #[arg(long, value_name = "FOLDER", default_value = crate::release::shelf::ROOT)]
+    pub releases: PathBuf,
+    /// This Pi's configuration, which says where the crew's public key is
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
 }
 
 /// `beehive crew master …`.
@@ -862,7 +1022,7 @@ pub fn man_pages(folder: &Path) -> std::io::Result<()> {
 
 /// What `beehive version` prints.
 pub fn version(options: &ConsoleOptions) -> String {
-    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    let (name, version) = (env!("CARGO_PKG_NAME"), crate::release::mark::own().version);
     if options.json {
         let protocol = beehive_mqtt::PROTOCOL_VERSION;
         format!("{}\n", serde_json::json!({ "name": name, "version": version, "protocol": protocol }))

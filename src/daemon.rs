@@ -12,6 +12,7 @@ use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Standing, Trust};
 use crate::kube::{ControlPlane, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, Network, OwnPresence, Tls};
+use crate::release;
 use crate::store::Store;
 use anyhow::Context;
 use beehive_mqtt::node::{BrokerTrust, Role};
@@ -93,6 +94,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ));
     // before it has had a chance to connect: nothing was awaited since
     link.set_network(network);
+    let inbound = match release::watch::on_trial() {
+        Some(own) => release::watch::confirm_when_heard(own, &link, inbound),
+        None => inbound,
+    };
     let parts = AgentParts {
         settings: agent_settings(&config, start),
         board,

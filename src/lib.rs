@@ -14,6 +14,7 @@
 //! | `demo` | a whole crew on one machine |
 //! | `sim` | simulated crews with faults by seed |
 //! | [`link`] | the way to the broker |
+//! | [`release`] | beehive's own releases on a Pi, and the way back from one |
 //! | [`store`] | what survives a power cut |
 //! | [`hal`], [`host`] | board and machine, real and simulated |
 //! | [`engine`], [`kube`] | k3s, kubeadm, simulated; the API server |
@@ -37,6 +38,7 @@ pub mod host;
 pub mod keys;
 pub mod kube;
 pub mod link;
+pub mod release;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;

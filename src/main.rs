@@ -2,7 +2,7 @@
 //! line is taken apart, and errors become exit codes.
 
 use beehive::audit::{self, Found};
-use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand};
+use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand};
 use beehive::config::Config;
 use beehive::console::{self, ExitCode};
 use beehive::host::doors::{self, Drained};
@@ -57,6 +57,15 @@ fn main() -> std::process::ExitCode {
             log("info");
             block_on(beehive::bridge::run(&cli.options, arguments)).map_or(ExitCode::Failed, outcome)
         }
+        Command::Crew(CrewCommand::Upgrade(arguments)) => {
+            log("error");
+            block_on(console::upgrade::run(&cli.options, arguments)).unwrap_or(ExitCode::Failed)
+        }
+        Command::Release(command) => match beehive::release::command::run(command) {
+            Ok(said) if cli.options.json => written(cli::print(format!("{}\n", said.document).as_bytes())),
+            Ok(said) => written(cli::print(said.text.as_bytes())),
+            Err(error) => complain(beehive::release::command::exit_of(&error), &format_args!("{error:#}")),
+        },
         Command::Crew(command) => match beehive::crew::command::crew(command, &cli.options) {
             Ok(text) => written(cli::print(text.as_bytes())),
             Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),

@@ -210,7 +210,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
     let info = NodeInfo {
         role: settings.role,
         model: Text::cut(&host.model()),
-        version: Text::cut(env!("CARGO_PKG_VERSION")),
+        version: Text::cut(crate::release::mark::own().version.as_str()),
         architecture: Text::cut(host.architecture()),
         engine: Text::cut(engine.kind()),
         pins: board.info.pins.clone(),

@@ -13,6 +13,7 @@
 //! | [`mod@confirm`] | the name that is typed before something is destroyed |
 //! | [`exit`] | exit codes and errors |
 //! | `session` | the link, the collecting, the asking |
+//! | [`upgrade`] | beehive itself to another version, one Pi after the other |
 
 pub mod confirm;
 pub mod exit;
@@ -21,6 +22,7 @@ pub mod order;
 pub mod progress;
 pub mod render;
 mod session;
+pub mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -123,19 +125,15 @@ fn print_document(document: &Value) -> Result<Reader, Trouble> {
     print(&format!("{document}\n"))
 }
 
-async fn perform(
-    options: &ConsoleOptions,
-    command: &ConsoleCommand,
-    terminal: &mut dyn Terminal,
-) -> Result<ExitCode, Failure> {
+/// Which crew is meant, if its broker may be spoken to.
+fn crew_of(options: &ConsoleOptions) -> Result<&CrewName, Trouble> {
     let Some(crew) = &options.crew else {
         return Err(Trouble::new(
             ExitCode::Usage,
             "which crew?",
             "neither --crew nor BEEHIVE_CREW names one",
             "add --crew NAME, or set BEEHIVE_CREW; the name stands in /etc/beehive/beehive.toml on each Pi",
-        )
-        .into());
+        ));
     };
     if options.broker.tls == TlsSwitch::Off && !options.broker.is_loopback() {
         if !options.insecure_test_broker {
@@ -145,11 +143,19 @@ async fn perform(
                 "rule insecure-broker: without TLS anybody on the way reads and changes what is sent there",
                 "write --broker tls://HOST; on a test network --insecure-test-broker allows it without",
             )
-            .with_code("insecure-broker")
-            .into());
+            .with_code("insecure-broker"));
         }
         note(&format!("beehive: unencrypted to {}: for tests alone", options.broker));
     }
+    Ok(crew)
+}
+
+async fn perform(
+    options: &ConsoleOptions,
+    command: &ConsoleCommand,
+    terminal: &mut dyn Terminal,
+) -> Result<ExitCode, Failure> {
+    let crew = crew_of(options)?;
     let console = Console { options, crew };
     match command {
         ConsoleCommand::Status { watch: false } => console.show(&What::Status).await,

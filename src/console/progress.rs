@@ -105,6 +105,15 @@ impl Reporter {
         }
     }
 
+    /// Shows how many of how many parts are done, and what is done now.
+    pub fn at(&self, done: usize, of: usize, now: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+            bar.set_message(now.to_owned());
+        }
+    }
+
     /// Shows a line of its own.
     pub fn line(&self, line: &str) {
         match &self.bar {

@@ -48,6 +48,8 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         CrewCommand::Backup { config, to } => return Ok(backup::back_up(&Config::load(config)?, to)?),
         CrewCommand::Restore { from, config } => return Ok(backup::restore(&Config::load(config)?, from)?),
         CrewCommand::Master(MasterCommand::Replace { node, term, of }) => return replace_master(node, *term, &of.dir),
+        CrewCommand::SignRelease { release, of } => return crate::release::command::sign(release, &of.dir),
+        CrewCommand::Upgrade(_) => anyhow::bail!("an upgrade speaks to the crew; the program's main sees to it"),
     };
     let manifest = KeyFolder::new(&folder.dir).change(&change)?;
     Ok(format!(

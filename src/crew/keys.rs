@@ -1,6 +1,6 @@
 //! The crew's keys and its manifest: `beehive crew …`, on the crew's owner's machine.
 //!
-//! The folder has the crew's own key (`crew.key`), which signs the manifest and nothing else and never leaves that
+//! The folder has the crew's own key (`crew.key`), which signs the manifest and releases and nothing else and never leaves that
 //! machine; the manifest (`manifest.json`); and a folder of an [`Identity`] for each node and user, to be copied to its
 //! machine. Each change makes a new revision of the manifest and puts it into every folder. A running crew learns of it
 //! when one of its members gets it: on the next start of the coordinator, which publishes it.
@@ -283,6 +283,15 @@ impl KeyFolder {
     /// If there is no crew here, or the manifest is not right.
     pub fn manifest(&self) -> Result<Manifest, CrewError> {
         Ok(self.load()?.manifest)
+    }
+
+    /// The crew, and its own key to sign a release with.
+    ///
+    /// # Errors
+    /// If there is no crew here, or the manifest is not right.
+    pub fn release_signer(&self) -> Result<(CrewName, SignKey), CrewError> {
+        let CrewKeys { key, manifest, .. } = self.load()?;
+        Ok((manifest.crew, key))
     }
 
     /// Changes the crew, with a new revision of its manifest.

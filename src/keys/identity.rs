@@ -91,6 +91,18 @@ impl Drop for Written {
     }
 }
 
+/// The crew's public key, from an identity's folder. No secret is read.
+///
+/// # Errors
+/// If the file is not as it should be.
+pub fn crew_key(dir: &Path) -> Result<PublicKey, IdentityError> {
+    let path = dir.join(CREW_KEY);
+    files::read(&path)?
+        .trim()
+        .parse()
+        .map_err(|error| IdentityError::Content { path, why: format!("the crew's public key {error}") })
+}
+
 impl Identity {
     /// Reads the identity in `dir`.
     ///
@@ -123,11 +135,7 @@ impl Identity {
                 Some(Opener::from_seed(&*seed_of("seal", text)?).map_err(wrong)?)
             }
         };
-        let key_path = dir.join(CREW_KEY);
-        let crew_key = files::read(&key_path)?.trim().parse().map_err(|error| IdentityError::Content {
-            path: key_path,
-            why: format!("the crew's public key {error}"),
-        })?;
+        let crew_key = crew_key(dir)?;
         Ok(Self {
             crew: written.crew.clone(),
             name: written.name.clone(),

@@ -12,7 +12,7 @@ mod identity;
 mod keyring;
 mod seal;
 
-pub use identity::{FILE, Identity, IdentityError};
+pub use identity::{FILE, Identity, IdentityError, crew_key};
 pub use keyring::{Changed, Keyring, KeyringError, RECORD, Standing};
 pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};
 

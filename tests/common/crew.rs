@@ -235,7 +235,7 @@ impl Crew {
     }
 
     /// A command of the console, which is not started yet.
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = clean(Command::new(BEEHIVE));
         let broker = format!("127.0.0.1:{}", self.broker.port);
         command.args(["--broker", &broker, "--crew", "bee", "--user", "ann", "--json"]);

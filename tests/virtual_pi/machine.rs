@@ -56,7 +56,7 @@ fn kit(script: &str) -> PathBuf {
 }
 
 /// An armv7 program of the profile `pi`, from the folder that `BEEHIVE_VPI_PROGRAMS` names.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let folder = std::env::var_os("BEEHIVE_VPI_PROGRAMS").map(PathBuf::from).unwrap_or_else(|| {
         panic!(
             "BEEHIVE_VPI_PROGRAMS is not set: build the armv7 programs and name their folder, as ./test does:\n  \

@@ -16,4 +16,5 @@ mod hook;
 mod keys;
 mod machine;
 mod pins;
+mod releases;
 mod wire;
