@@ -547,7 +547,8 @@ impl Agent {
                 | Topic::OperationNode(..)
                 | Topic::CoordinatorEvent
                 | Topic::ConsoleRequest(_)
-                | Topic::ConsoleResponse(_) => {}
+                | Topic::ConsoleResponse(_)
+                | Topic::Direct(..) => {}
             },
         }
     }
