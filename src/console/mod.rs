@@ -9,12 +9,14 @@
 //! | [`model`] | the crew as it is heard; pure |
 //! | [`render`] | tables, lines and documents from it; pure |
 //! | [`order`] | what a command asks for; pure |
+//! | `direct` | what is told to a node without the coordinator |
 //! | [`progress`] | an operation's steps as they are reported |
 //! | [`mod@confirm`] | the name that is typed before something is destroyed |
 //! | [`exit`] | exit codes and errors |
 //! | `session` | the link, the collecting, the asking |
 
 pub mod confirm;
+mod direct;
 pub mod exit;
 pub mod model;
 pub mod order;
@@ -164,9 +166,10 @@ async fn perform(
         }
         ConsoleCommand::Node(NodeCommand::List) => console.show(&What::List).await,
         ConsoleCommand::Node(NodeCommand::Show { node }) => console.show(&What::Node(node)).await,
-        ConsoleCommand::Node(command) => match Order::on_node(command) {
-            Some((order, acting)) => console.act(&order, acting, terminal).await,
-            None => console.show(&What::List).await,
+        ConsoleCommand::Node(command) => match (direct::of(command), Order::on_node(command)) {
+            (Some(told), _) => console.tell(&told).await,
+            (None, Some((order, acting))) => console.act(&order, acting, terminal).await,
+            (None, None) => console.show(&What::List).await,
         },
         ConsoleCommand::Cluster(command) => {
             let (order, acting) = Order::on_cluster(command, crew);
