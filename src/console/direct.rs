@@ -228,7 +228,7 @@ impl Console<'_> {
                 last = Some(result);
                 match said {
                     Said::Taken => taken = true,
-                    Said::Done => return self.told(told, &of, last.as_ref(), "is done"),
+                    Said::Done => return Ok(self.told(told, &of, last.as_ref(), "is done")?),
                     Said::Again(nonce, boot) => {
                         attempt = Some(next_for(nonce, boot)?);
                         resend = Instant::now();
@@ -238,9 +238,9 @@ impl Console<'_> {
             }
             if let (Some(of), true) = (&attempt, taken) {
                 match told.until {
-                    Until::Taken => return self.told(told, of, last.as_ref(), "has begun"),
+                    Until::Taken => return Ok(self.told(told, of, last.as_ref(), "has begun")?),
                     Until::Done if told.has_gone(&session.view, session.now_ms()) => {
-                        return self.told(told, of, last.as_ref(), "is done: it has gone");
+                        return Ok(self.told(told, of, last.as_ref(), "is done: it has gone")?);
                     }
                     Until::Done => {}
                 }
@@ -273,7 +273,7 @@ impl Console<'_> {
         attempt: &Attempt,
         last: Option<&CommandResult>,
         how: &str,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<ExitCode, Trouble> {
         if self.options.json {
             print_document(&told.document(Some(attempt), last, ExitCode::Done))?;
         } else {
