@@ -636,7 +636,13 @@ fn searched(bounds: Bounds, states: usize) {
     let all = [("direct-a", 1, 1), ("new-3-1", 1, 0), ("new-8-1", 2, 0), ("old-3-1", 1, 0), ("old-8-1", 2, 0)];
     let told = usize::from(bounds.told.is_some());
     let expected = all.into_iter().filter(|(_, nodes, tells)| bounds.nodes >= *nodes && told >= *tells);
-    assert_eq!(ran.iter().map(String::as_str).collect::<Vec<_>>(), expected.map(|(id, ..)| id).collect::<Vec<_>>());
+    let mut expected: Vec<&str> = expected.map(|(id, ..)| id).collect();
+    if bounds.silences > 1 {
+        // what nobody was heard of for so long is tried once more
+        expected.extend(["new-3-2", "old-3-2"]);
+        expected.sort_unstable();
+    }
+    assert_eq!(ran.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert_eq!(found, states);
 }
 
@@ -665,6 +671,13 @@ fn two_masters_at_once_that_both_restart() {
 #[test]
 fn an_operator_steps_in_beside_two_masters_and_does_no_harm_in_any_order() {
     searched(Bounds { nodes: 1, agents: 0, coordinators: 0, seconds: 0, told: Some(0), silences: 1 }, 2_145);
+}
+
+/// The masters begin after the first silence, and the operator may step in after either: also in the middle of a command.
+#[test]
+#[ignore = "a minute: `./test models` runs it"]
+fn an_operator_steps_in_beside_commands_of_two_masters() {
+    searched(Bounds { nodes: 1, agents: 0, coordinators: 0, seconds: 0, told: Some(0), silences: 2 }, 0);
 }
 
 #[test]
