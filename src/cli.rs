@@ -852,6 +852,18 @@ pub struct OnNode {
     pub acting: Acting,
 }
 
+/// As [`OnNode`], or without the coordinator.
+#[derive(Debug, Clone, Args)]
+pub struct OnNodeOrDirect {
+    /// The node and how.
+    #[command(flatten)]
+    pub on: OnNode,
+    /// Ask the node itself. It refuses while a coordinator was heard within 30 s or a command is unfinished. On a master it
+    /// concerns that one Pi, not the crew
+    #[arg(long, conflicts_with_all = ["dry_run", "force"])]
+    pub direct: bool,
+}
+
 /// As [`OnNode`], with an engine version.
 #[derive(Debug, Clone, Args)]
 pub struct JoinNode {
@@ -899,7 +911,7 @@ pub enum NodeCommand {
     },
     /// Lets a node blink, so that it is found
     #[command(after_help = ExitCode::help())]
-    Identify(OnNode),
+    Identify(OnNodeOrDirect),
     /// Lets no new work onto a node and evicts what runs there
     #[command(after_help = ExitCode::help())]
     Drain(OnNode),
@@ -917,10 +929,10 @@ pub enum NodeCommand {
     Reset(OnNode),
     /// Empties a node and restarts it
     #[command(after_help = ExitCode::help())]
-    Reboot(OnNode),
+    Reboot(OnNodeOrDirect),
     /// Empties a node and switches it off; it needs a hand to come back
     #[command(after_help = ExitCode::help())]
-    Shutdown(OnNode),
+    Shutdown(OnNodeOrDirect),
 }
 
 /// As [`Acting`], with an engine version.

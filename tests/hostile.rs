@@ -227,7 +227,8 @@ impl Hostile {
             | Topic::Result(_)
             | Topic::OperationNode(..)
             | Topic::CoordinatorEvent
-            | Topic::ConsoleResponse(_) => {}
+            | Topic::ConsoleResponse(_)
+            | Topic::Direct(..) => {}
         }
     }
 

@@ -93,7 +93,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 fn spawn(port: u16, id: &str, audience: Audience, presence: Topic) -> (Link, Receiver<LinkEvent>) {
     let trust = match &audience {
         Audience::Node(node) => KEYS.node(node.as_str()),
-        Audience::Coordinator | Audience::Console(_) => KEYS.coordinator(),
+        Audience::Coordinator | Audience::Console(_) | Audience::Direct(_) => KEYS.coordinator(),
     };
     Link::spawn(LinkConfig {
         host: "127.0.0.1".to_owned(),

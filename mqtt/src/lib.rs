@@ -17,6 +17,7 @@
 //! | [`command`] | what a node is told |
 //! | [`coordinator`] | what the coordinator says |
 //! | [`console`] | what an operator asks, and the answers |
+//! | [`direct`] | what an operator tells a node while no coordinator is there |
 //! | [`bridge`] | the door for tools that sign nothing |
 #![no_std]
 
@@ -27,6 +28,7 @@ pub mod codec;
 pub mod command;
 pub mod console;
 pub mod coordinator;
+pub mod direct;
 pub mod id;
 pub mod manifest;
 pub mod node;

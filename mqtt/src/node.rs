@@ -353,6 +353,8 @@ pub enum NodeEventKind {
     Board,
     /// The life with the cluster changed; the detail names the new state.
     Lifecycle,
+    /// An operator told this node something without a coordinator, and it does it; the detail says who and what.
+    Direct,
     /// Something of a newer version.
     #[serde(other)]
     Other,

@@ -242,7 +242,7 @@ impl Topic {
             | Self::OperationNode(..)
             | Self::CoordinatorEvent
             | Self::ConsoleResponse(_) => Writer::Coordinator,
-            Self::ConsoleRequest(user) => Writer::User(user),
+            Self::ConsoleRequest(user) | Self::Direct(user, _) => Writer::User(user),
             Self::Manifest => Writer::Crew,
         }
     }

@@ -5,6 +5,7 @@
 //!                   d/<node>/command  written by the coordinator, for the node
 //!                   c/…               written by the coordinator, for everybody
 //!                   q/<user>/request  written by an operator
+//!                   q/<user>/direct/<node> written by an operator, for the node
 //!                   p/<user>/response written by the coordinator, for that operator
 //! ```
 
@@ -71,6 +72,8 @@ pub enum Topic {
     ConsoleRequest(UserName),
     /// The answer to that. [`crate::console::ConsoleResponse`]
     ConsoleResponse(UserName),
+    /// What an operator tells a node while no coordinator is there. [`crate::direct::DirectRequest`]
+    Direct(UserName, NodeName),
 }
 
 /// Why a topic is not one of this protocol.
@@ -121,6 +124,7 @@ impl Topic {
             Self::Manifest => write!(name, "beehive/v1/{crew}/c/manifest"),
             Self::ConsoleRequest(user) => write!(name, "beehive/v1/{crew}/q/{user}/request"),
             Self::ConsoleResponse(user) => write!(name, "beehive/v1/{crew}/p/{user}/response"),
+            Self::Direct(user, node) => write!(name, "beehive/v1/{crew}/q/{user}/direct/{node}"),
         };
         name
     }
@@ -159,6 +163,9 @@ impl Topic {
                 Self::OperationNode(id.parse().map_err(|_| unknown)?, node.parse().map_err(|_| unknown)?)
             }
             (Some("q"), Some(user), Some("request"), None) => Self::ConsoleRequest(user.parse().map_err(|_| unknown)?),
+            (Some("q"), Some(user), Some("direct"), Some(node)) => {
+                Self::Direct(user.parse().map_err(|_| unknown)?, node.parse().map_err(|_| unknown)?)
+            }
             (Some("p"), Some(user), Some("response"), None) => {
                 Self::ConsoleResponse(user.parse().map_err(|_| unknown)?)
             }
@@ -188,7 +195,8 @@ impl Topic {
             | Self::Command(_)
             | Self::CoordinatorEvent
             | Self::ConsoleRequest(_)
-            | Self::ConsoleResponse(_) => Retention::Passing,
+            | Self::ConsoleResponse(_)
+            | Self::Direct(..) => Retention::Passing,
         }
     }
 
@@ -208,7 +216,8 @@ impl Topic {
             | Self::CoordinatorEvent
             | Self::Manifest
             | Self::ConsoleRequest(_)
-            | Self::ConsoleResponse(_) => Wrapping::Envelope,
+            | Self::ConsoleResponse(_)
+            | Self::Direct(..) => Wrapping::Envelope,
         }
     }
 
@@ -230,7 +239,8 @@ impl Topic {
             | Self::CoordinatorEvent
             | Self::Manifest
             | Self::ConsoleRequest(_)
-            | Self::ConsoleResponse(_) => Delivery::AtLeastOnce,
+            | Self::ConsoleResponse(_)
+            | Self::Direct(..) => Delivery::AtLeastOnce,
         }
     }
 }
@@ -245,6 +255,8 @@ pub enum Audience {
     Coordinator,
     /// A console that asks and watches.
     Console(UserName),
+    /// A console that tells this one node something without a coordinator.
+    Direct(NodeName),
 }
 
 /// One subscription.
@@ -268,6 +280,7 @@ impl Audience {
         match self {
             Self::Node(node) => {
                 add(Delivery::AtLeastOnce, format_args!("d/{node}/command"));
+                add(Delivery::AtLeastOnce, format_args!("q/+/direct/{node}"));
                 add(Delivery::AtLeastOnce, format_args!("n/{node}/presence"));
                 add(Delivery::AtMostOnce, format_args!("c/state"));
                 add(Delivery::AtLeastOnce, format_args!("c/manifest"));
@@ -295,6 +308,14 @@ impl Audience {
                 add(Delivery::AtMostOnce, format_args!("c/event"));
                 add(Delivery::AtMostOnce, format_args!("n/+/telemetry"));
                 add(Delivery::AtMostOnce, format_args!("n/+/info"));
+            }
+            Self::Direct(node) => {
+                add(Delivery::AtLeastOnce, format_args!("n/{node}/result"));
+                add(Delivery::AtLeastOnce, format_args!("c/manifest"));
+                add(Delivery::AtMostOnce, format_args!("n/{node}/presence"));
+                add(Delivery::AtMostOnce, format_args!("n/{node}/state"));
+                add(Delivery::AtMostOnce, format_args!("c/presence"));
+                add(Delivery::AtMostOnce, format_args!("c/state"));
             }
         }
         all
@@ -327,6 +348,7 @@ mod tests {
             Topic::CoordinatorEvent,
             Topic::ConsoleRequest(user()),
             Topic::ConsoleResponse(user()),
+            Topic::Direct(user(), node()),
         ]
     }
 
@@ -366,7 +388,7 @@ mod tests {
     #[test]
     fn commands_and_requests_are_never_retained() {
         for topic in every("n", "u", "i") {
-            if matches!(topic, Topic::Command(_) | Topic::Request(_) | Topic::ConsoleRequest(_)) {
+            if matches!(topic, Topic::Command(_) | Topic::Request(_) | Topic::ConsoleRequest(_) | Topic::Direct(..)) {
                 assert_eq!(topic.retention(), Retention::Passing);
             }
         }
@@ -376,7 +398,8 @@ mod tests {
     fn subscriptions_fit() {
         let crew: CrewName = "c".repeat(CrewName::MAX_BYTES).parse().unwrap();
         let node: NodeName = "n".repeat(NodeName::MAX_BYTES).parse().unwrap();
-        assert_eq!(Audience::Node(node).subscriptions(&crew).len(), 4);
+        assert_eq!(Audience::Node(node.clone()).subscriptions(&crew).len(), 5);
+        assert_eq!(Audience::Direct(node).subscriptions(&crew).len(), 6);
         assert_eq!(Audience::Coordinator.subscriptions(&crew).len(), 7);
         assert_eq!(Audience::Console("u".parse().unwrap()).subscriptions(&crew).len(), 12);
     }

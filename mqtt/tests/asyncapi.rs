@@ -190,7 +190,7 @@ fn topics() -> Vec<(Topic, &'static str)> {
         Topic::Presence(_) | Topic::State(_) | Topic::Info(_) | Topic::Telemetry(_) | Topic::Event(_) => {}
         Topic::Request(_) | Topic::Result(_) | Topic::Command(_) | Topic::CoordinatorPresence => {}
         Topic::CoordinatorState | Topic::Operation(_) | Topic::OperationNode(..) | Topic::CoordinatorEvent => {}
-        Topic::Manifest | Topic::ConsoleRequest(_) | Topic::ConsoleResponse(_) => {}
+        Topic::Manifest | Topic::ConsoleRequest(_) | Topic::ConsoleResponse(_) | Topic::Direct(..) => {}
     };
     let node = || -> NodeName { "parameter-node".parse().unwrap() };
     let user = || -> UserName { "parameter-user".parse().unwrap() };
@@ -215,6 +215,10 @@ fn topics() -> Vec<(Topic, &'static str)> {
         (Topic::Manifest, "who is in the crew, with which keys, and who coordinates; signed with the crew's own key"),
         (Topic::ConsoleRequest(user()), "what an operator asks, again under the same id until it is answered"),
         (Topic::ConsoleResponse(user()), "the coordinator's answer"),
+        (
+            Topic::Direct(user(), node()),
+            "what an operator tells a node while no coordinator is there, again under the same id until a result comes",
+        ),
     ]
 }
 

@@ -36,6 +36,7 @@ use beehive_cluster::node::{EngineOutcome, Event, NodeConfig, NodeCore, NodeReco
 use beehive_cluster::{Destruction, Instant as ClusterInstant};
 use beehive_mqtt::command::Command;
 use beehive_mqtt::coordinator::CoordinatorState;
+use beehive_mqtt::direct::DirectRequest;
 use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
@@ -504,6 +505,7 @@ impl Agent {
             LinkEvent::Up { connection } => {
                 self.broker.down_since = None;
                 tracing::info!(connection, "connected to the broker");
+                self.node(now, Event::Listening);
             }
             LinkEvent::Down { reason } => {
                 self.broker.down_since = self.broker.down_since.or(Some(now));
@@ -520,6 +522,19 @@ impl Agent {
                             None => tracing::error!("a command without a signature passed the link; it is not run"),
                         },
                         Err(error) => self.tell_refused(now, (&error).into(), &format!("command: {error}")),
+                    }
+                }
+                Topic::Direct(user, node) if *node == self.settings.node => {
+                    match (self.link.decode::<DirectRequest>(&message), message.key) {
+                        (Ok(request), Some(key)) => {
+                            let (user, role) = (user.clone(), self.link.trust().keyring.role(user));
+                            self.node(now, Event::Direct { user, key, role, request: Box::new(request) });
+                        }
+                        // cannot be: the link lets no request pass that nobody signed
+                        (Ok(_), None) => {
+                            tracing::error!("a request without a signature passed the link; it is not run")
+                        }
+                        (Err(error), _) => self.tell_refused(now, (&error).into(), &format!("direct request: {error}")),
                     }
                 }
                 Topic::CoordinatorState => {
@@ -547,7 +562,8 @@ impl Agent {
                 | Topic::OperationNode(..)
                 | Topic::CoordinatorEvent
                 | Topic::ConsoleRequest(_)
-                | Topic::ConsoleResponse(_) => {}
+                | Topic::ConsoleResponse(_)
+                | Topic::Direct(..) => {}
             },
         }
     }

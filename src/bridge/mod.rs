@@ -135,7 +135,8 @@ impl Bridge {
             | Topic::Operation(_)
             | Topic::OperationNode(..)
             | Topic::CoordinatorEvent
-            | Topic::ConsoleRequest(_) => Vec::new(),
+            | Topic::ConsoleRequest(_)
+            | Topic::Direct(..) => Vec::new(),
         }
     }
 

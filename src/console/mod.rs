@@ -9,6 +9,7 @@
 //! | [`model`] | the crew as it is heard; pure |
 //! | [`render`] | tables, lines and documents from it; pure |
 //! | [`order`] | what a command asks for; pure |
+//! | `direct` | what is told to a node without the coordinator |
 //! | [`progress`] | an operation's steps as they are reported |
 //! | [`mod@confirm`] | the name that is typed before something is destroyed |
 //! | [`exit`] | exit codes and errors |
@@ -16,6 +17,7 @@
 //! | [`upgrade`] | beehive itself to another version, one Pi after the other |
 
 pub mod confirm;
+mod direct;
 pub mod exit;
 pub mod model;
 pub mod order;
@@ -170,9 +172,10 @@ async fn perform(
         }
         ConsoleCommand::Node(NodeCommand::List) => console.show(&What::List).await,
         ConsoleCommand::Node(NodeCommand::Show { node }) => console.show(&What::Node(node)).await,
-        ConsoleCommand::Node(command) => match Order::on_node(command) {
-            Some((order, acting)) => console.act(&order, acting, terminal).await,
-            None => console.show(&What::List).await,
+        ConsoleCommand::Node(command) => match (direct::of(command), Order::on_node(command)) {
+            (Some(told), _) => console.tell(&told).await,
+            (None, Some((order, acting))) => console.act(&order, acting, terminal).await,
+            (None, None) => console.show(&What::List).await,
         },
         ConsoleCommand::Cluster(command) => {
             let (order, acting) = Order::on_cluster(command, crew);

@@ -279,6 +279,7 @@ impl CrewView {
             | Topic::Result(_)
             | Topic::Command(_)
             | Topic::ConsoleRequest(_)
+            | Topic::Direct(..)
             | Topic::ConsoleResponse(_) => Ok(Applied::NotShown),
         };
         let applied = applied.unwrap_or_else(Applied::Refused);

@@ -39,14 +39,14 @@ impl Order {
         let none = &EngineVersion::default();
         let (kind, on, version): (_, &OnNode, _) = match command {
             NodeCommand::List | NodeCommand::Show { .. } => return None,
-            NodeCommand::Identify(on) => (OperationKind::NodeIdentify, on, none),
+            NodeCommand::Identify(asked) => (OperationKind::NodeIdentify, &asked.on, none),
             NodeCommand::Drain(on) => (OperationKind::NodeDrain, on, none),
             NodeCommand::Uncordon(on) => (OperationKind::NodeUncordon, on, none),
             NodeCommand::Join(JoinNode { on, engine }) => (OperationKind::NodeJoin, on, engine),
             NodeCommand::Leave(on) => (OperationKind::NodeLeave, on, none),
             NodeCommand::Reset(on) => (OperationKind::NodeReset, on, none),
-            NodeCommand::Reboot(on) => (OperationKind::NodeReboot, on, none),
-            NodeCommand::Shutdown(on) => (OperationKind::NodeShutdown, on, none),
+            NodeCommand::Reboot(asked) => (OperationKind::NodeReboot, &asked.on, none),
+            NodeCommand::Shutdown(asked) => (OperationKind::NodeShutdown, &asked.on, none),
         };
         let verb = kind.as_str().trim_start_matches("node_");
         let title = format!("{verb} of {}", on.node);
@@ -108,6 +108,29 @@ impl Order {
             Ask::Operation { kind, .. } => Some(*kind),
             Ask::Abort | Ask::Resume => None,
         }
+    }
+
+    /// The command that asks the node itself, where there is one; shown when no coordinator answers.
+    pub fn direct_command(&self) -> Option<String> {
+        let Ask::Operation { kind, node: Some(node), .. } = &self.ask else { return None };
+        let verb = match kind {
+            OperationKind::NodeIdentify => "identify",
+            OperationKind::NodeReboot => "reboot",
+            OperationKind::NodeShutdown => "shutdown",
+            OperationKind::Create
+            | OperationKind::Rebuild
+            | OperationKind::Reset
+            | OperationKind::Reboot
+            | OperationKind::Upgrade
+            | OperationKind::Shutdown
+            | OperationKind::Start
+            | OperationKind::NodeDrain
+            | OperationKind::NodeUncordon
+            | OperationKind::NodeJoin
+            | OperationKind::NodeLeave
+            | OperationKind::NodeReset => return None,
+        };
+        Some(format!("beehive node {verb} {node} --direct"))
     }
 
     /// Whether it switches Pis off for good, which somebody has to know beforehand.

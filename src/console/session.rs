@@ -1,11 +1,13 @@
 //! The console's conversation with the crew: a link to the broker, the crew as it is heard, and one request at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::CoordinatorState;
-use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, OperationId, RequestId, Topic, UserName};
+use beehive_mqtt::direct::DirectRequest;
+use beehive_mqtt::node::CommandResult;
+use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, NodeName, OperationId, RequestId, Topic, UserName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -112,11 +114,21 @@ pub(super) struct Session {
     /// The last head of the coordinator's audit log.
     audit: Option<Kept>,
     alarmed: bool,
+    /// What a node answered; only where its results are listened to.
+    results: VecDeque<CommandResult>,
 }
+
+/// The most results that wait to be read: what one node says is read as it comes.
+const MAX_RESULTS: usize = 16;
 
 impl Session {
     /// Opens a link; it connects by itself.
     pub(super) fn open(options: &ConsoleOptions, crew: &CrewName) -> Result<Self, Trouble> {
+        Self::open_as(options, crew, Audience::Console(options.user()))
+    }
+
+    /// The same, listening to what concerns `audience`.
+    pub(super) fn open_as(options: &ConsoleOptions, crew: &CrewName, audience: Audience) -> Result<Self, Trouble> {
         let (broker, user) = (&options.broker, &options.user());
         let trust = trust(options, crew)?;
         let tls = tls(options, crew)?;
@@ -141,7 +153,7 @@ impl Session {
             tls,
             client_id: format!("console-{user}-{}", &tail[..12]),
             crew: crew.clone(),
-            audience: Audience::Console(user.clone()),
+            audience,
             presence: None,
             trust,
         });
@@ -159,6 +171,7 @@ impl Session {
             down: Some("no answer yet".to_owned()),
             audit,
             alarmed: false,
+            results: VecDeque::new(),
         })
     }
 
@@ -200,6 +213,15 @@ impl Session {
                             }
                             Err(_) => continue,
                         }
+                    }
+                    if let Topic::Result(_) = message.topic {
+                        // what cannot be read is counted and logged by the link
+                        let Ok(result) = self.link.decode::<CommandResult>(&message) else { continue };
+                        if self.results.len() >= MAX_RESULTS {
+                            self.results.pop_front();
+                        }
+                        self.results.push_back(result);
+                        return Heard::Applied(Applied::NotShown);
                     }
                     if let (Topic::CoordinatorState, false) = (&message.topic, message.is_cleared()) {
                         if let Ok(state) = self.link.decode::<CoordinatorState>(&message) {
@@ -324,7 +346,7 @@ impl Session {
             ExitCode::Unreachable,
             format!("the {} was not asked for", order.title),
             self.why_silent(),
-            "see `beehive status`, and on the master `journalctl -u beehive`",
+            format!("see `beehive status`, and on the master `journalctl -u beehive`{}", or_directly(order)),
         )
     }
 
@@ -333,7 +355,10 @@ impl Session {
             ExitCode::OutcomeUnknown,
             format!("no answer on the {}; whether it has begun is not known", order.title),
             self.why_silent(),
-            "see `beehive status`, and on the master `journalctl -u beehive`; a longer --timeout waits longer",
+            format!(
+                "see `beehive status`, and on the master `journalctl -u beehive`; a longer --timeout waits longer{}",
+                or_directly(order)
+            ),
         )
     }
 
@@ -346,6 +371,24 @@ impl Session {
             }
             (None, Seen::Online | Seen::Silent) => "the coordinator is connected but did not answer in time".to_owned(),
         }
+    }
+
+    /// What a node answered since this was asked last.
+    pub(super) fn take_results(&mut self) -> VecDeque<CommandResult> {
+        std::mem::take(&mut self.results)
+    }
+
+    /// Whether the manifest has this node.
+    pub(super) fn knows(&self, node: &NodeName) -> bool {
+        self.link.trust().keyring.manifest().node(node).is_some()
+    }
+
+    /// Tells a node something without the coordinator.
+    pub(super) fn tell(&self, node: &NodeName, request: &DirectRequest) -> Result<(), Trouble> {
+        let topic = Topic::Direct(self.user.clone(), node.clone());
+        self.link.publish(&topic, request).map_err(|error| {
+            Trouble::new(ExitCode::Failed, "the request cannot be sent", error.to_string(), "report this")
+        })
     }
 
     /// Every known operation and its revision.
@@ -361,6 +404,13 @@ impl Session {
         }
         self.link.close("done").await;
     }
+}
+
+/// The way without a coordinator, where there is one.
+fn or_directly(order: &Order) -> String {
+    order
+        .direct_command()
+        .map_or(String::new(), |command| format!("; without a coordinator `{command}` asks the node itself"))
 }
 
 /// Who asks, and whom to believe.
@@ -391,7 +441,7 @@ fn tls(options: &ConsoleOptions, crew: &CrewName) -> Result<Option<Tls>, Trouble
 }
 
 /// Ctrl-C before anything was asked.
-fn interrupted() -> Trouble {
+pub(super) fn interrupted() -> Trouble {
     Trouble::new(ExitCode::Failed, "interrupted; nothing was asked", "", "").with_code("interrupted")
 }
 

@@ -485,6 +485,7 @@ impl Task {
             | Topic::Telemetry(_)
             | Topic::Event(_)
             | Topic::Command(_)
+            | Topic::Direct(..)
             | Topic::ConsoleResponse(_) => {}
         }
     }

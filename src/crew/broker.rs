@@ -252,6 +252,7 @@ mod tests {
             (&master, Audience::Node("n0".parse().unwrap())),
             (&master, Audience::Coordinator),
             (&operator, Audience::Console("u1".parse().unwrap())),
+            (&operator, Audience::Direct("n1".parse().unwrap())),
             (&bridge, Audience::Console("u1".parse().unwrap())),
             (&watcher, Audience::Console("u1".parse().unwrap())),
         ] {
@@ -283,6 +284,9 @@ mod tests {
             (Topic::ConsoleResponse(user()), &[&master]),
             (Topic::ConsoleRequest(user()), &[&operator, &bridge]),
             (Topic::ConsoleRequest("u2".parse().unwrap()), &[]),
+            // a bridge is refused by the node: its role is no operator's
+            (Topic::Direct(user(), n1()), &[&operator, &bridge]),
+            (Topic::Direct("u2".parse().unwrap(), n1()), &[]),
         ] {
             for part in &parts() {
                 let expected = writers.contains(&part);
@@ -300,6 +304,15 @@ mod tests {
             assert_eq!(may(part, "read", &own), *part == Part::Node("n1".parse().unwrap()), "{part:?}");
             assert!(!may(part, "read", &other), "{part:?}");
             assert!(!may(part, "read", &answer), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_direct_request_is_read_by_its_node_alone_and_the_master() {
+        let own = Topic::Direct("u1".parse().unwrap(), "n1".parse().unwrap()).name(&crew());
+        let [node, master, ..] = parts();
+        for part in &parts() {
+            assert_eq!(may(part, "read", &own), *part == node || *part == master, "{part:?}");
         }
     }
 

@@ -51,7 +51,11 @@ fn care(topic: &Topic) -> Care {
         Retention::Retained => Care::Retained,
         Retention::Passing => match topic {
             Topic::Event(_) | Topic::CoordinatorEvent | Topic::Result(_) | Topic::ConsoleResponse(_) => Care::Kept,
-            Topic::Telemetry(_) | Topic::Command(_) | Topic::Request(_) | Topic::ConsoleRequest(_) => Care::Passing,
+            Topic::Telemetry(_)
+            | Topic::Command(_)
+            | Topic::Request(_)
+            | Topic::ConsoleRequest(_)
+            | Topic::Direct(..) => Care::Passing,
             // retained by their topic, so they do not come here
             Topic::Presence(_)
             | Topic::State(_)
@@ -446,12 +450,13 @@ mod tests {
             node(Topic::Telemetry),
             node(Topic::Request),
             Topic::ConsoleRequest("u".parse().unwrap()),
+            Topic::Direct("u".parse().unwrap(), "n1".parse().unwrap()),
         ];
         // without a connection
         for topic in &passing {
             put(&mut outbox, topic, "x", now);
         }
-        assert_eq!(outbox.dropped().passing, 4);
+        assert_eq!(outbox.dropped().passing, 5);
         outbox.connected(None);
         assert!(sent(&mut outbox, now).is_empty());
         // with one that takes nothing and ends
@@ -461,7 +466,7 @@ mod tests {
         outbox.disconnected();
         outbox.connected(None);
         assert!(sent(&mut outbox, now).is_empty());
-        assert_eq!(outbox.dropped().passing, 8);
+        assert_eq!(outbox.dropped().passing, 10);
         // taken by the client, lost with it
         put(&mut outbox, &passing[0], "x", now);
         assert_eq!(sent(&mut outbox, now), ["command x"]);
@@ -472,7 +477,7 @@ mod tests {
         put(&mut outbox, &passing[0], "late", now);
         put(&mut outbox, &passing[0], "in time", now + Duration::from_millis(1));
         assert_eq!(sent(&mut outbox, now + PATIENCE + Duration::from_millis(1)), ["command in time"]);
-        assert_eq!(outbox.dropped().passing, 9);
+        assert_eq!(outbox.dropped().passing, 11);
     }
 
     #[test]

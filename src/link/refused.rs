@@ -5,6 +5,7 @@ use beehive_mqtt::codec::{DecodeError, Payload};
 use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::{CoordinatorEvent, CoordinatorState, OperationNode, OperationSummary};
+use beehive_mqtt::direct::DirectRequest;
 use beehive_mqtt::node::{CommandResult, NodeEvent, NodeInfo, NodeRequest, NodeState, Presence, Refused, Telemetry};
 use beehive_mqtt::topic::Retention;
 use beehive_mqtt::{CrewName, Manifest, Topic, TopicError};
@@ -122,6 +123,7 @@ fn limit_bytes(topic: &Topic) -> usize {
         Topic::Manifest => Manifest::MAX_BYTES,
         Topic::ConsoleRequest(_) => ConsoleRequest::MAX_BYTES,
         Topic::ConsoleResponse(_) => ConsoleResponse::MAX_BYTES,
+        Topic::Direct(..) => DirectRequest::MAX_BYTES,
     }
 }
 

@@ -45,6 +45,7 @@ pub fn config(port: u16, id: &str, audience: Audience, presence: Option<Topic>) 
         Audience::Node(node) => KEYS.node(node.as_str()),
         Audience::Coordinator => KEYS.coordinator(),
         Audience::Console(user) => KEYS.user(user.as_str()),
+        Audience::Direct(_) => panic!("no end of these tests"),
     };
     LinkConfig {
         host: "127.0.0.1".to_owned(),

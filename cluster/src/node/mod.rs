@@ -8,7 +8,12 @@
 //!
 //! A node has no access to Kubernetes. Before it goes off, restarts or leaves, it asks the coordinator (`n/<node>/request`)
 //! to be emptied, and goes on without an answer when its deadline has passed.
+//!
+//! An operator may tell it to blink, to restart or to go off without a coordinator (`q/<user>/direct/<node>`): only while none
+//! has been heard for a while and no command is unfinished. What is taken up is a command in all else: stored before it is
+//! done, run once, answered from the ring. It goes down as after a press.
 
+mod direct;
 mod record;
 
 pub use record::{NodeRecord, RING, ROTATE_AT, Remembered, RingFull, Started, StoredShutdown};
@@ -18,12 +23,15 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
 use beehive_mqtt::coordinator::Session;
+use beehive_mqtt::direct::{DIRECT_QUIET_MS, DirectRequest};
+use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{
     CommandResult, CommandStatus, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest,
     PowerGoal, PowerPhase, Role, Running, ShutdownOutcome, Want,
 };
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, RequestId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, RequestId, Text, UserName};
 use core::fmt::Write;
+use direct::Silence;
 
 /// How often a request is repeated until the coordinator has answered.
 pub const ASK_AGAIN_MS: u64 = 1_000;
@@ -107,8 +115,21 @@ pub enum Event {
         /// What.
         command: Box<Command>,
     },
+    /// An operator's request without a coordinator arrived, and its signature is that user's. Retained ones never get here.
+    Direct {
+        /// Who asks.
+        user: UserName,
+        /// The key that signed it.
+        key: KeyId,
+        /// What the user may do; nothing if the user has left the manifest meanwhile.
+        role: Option<UserRole>,
+        /// What.
+        request: Box<DirectRequest>,
+    },
     /// The coordinator's state arrived, signed: it is in this session.
     Coordinator(Session),
+    /// The way to the broker is open, or open again: what was said before was not heard.
+    Listening,
     /// The crew's manifest grants this term.
     Term(u64),
     /// A new session, as [`Action::NewSession`] wanted: random, and never used before.
@@ -326,6 +347,7 @@ pub struct NodeCore {
     after_upgrade: AfterUpgrade,
     nonce: Nonce,
     renewal: Renewal,
+    silence: Silence,
     unsaved: Unsaved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
     behind: Vec<Action>,
@@ -363,6 +385,7 @@ impl NodeCore {
         let mut core = Self {
             nonce: config.nonce.clone(),
             renewal: Renewal::No,
+            silence: Silence::begin(now),
             config,
             record,
             last_shutdown: None,
@@ -385,7 +408,6 @@ impl NodeCore {
         core.record.boot = Some(core.config.boot.clone());
         core.record.term = core.record.term.max(core.config.term);
         actions.insert(0, Action::Store(Box::new(core.record.clone())));
-        let _ = now;
         (core, actions)
     }
 
@@ -499,7 +521,7 @@ impl NodeCore {
             AfterUpgrade::StartAgain(at) if self.work.is_none() && self.engine_run == EngineRun::Stopped => Some(at),
             AfterUpgrade::StartAgain(_) | AfterUpgrade::Nothing => None,
         };
-        [pending, self.expires, again, start].into_iter().flatten().min()
+        [pending, self.expires, again, start, self.silence.next_look()].into_iter().flatten().min()
     }
 
     /// [`Action::Store`] failed; what came after it was not done. It is stored with the next step, and what must not be
@@ -515,11 +537,14 @@ impl NodeCore {
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let before = self.record.clone();
         let mut actions = Vec::new();
+        self.silence.goes_on(now);
         // even a repeat's answer tells what the card should know
-        let mut rests = matches!(event, Event::Command { .. });
+        let mut rests = matches!(event, Event::Command { .. } | Event::Direct { .. });
         match event {
             Event::Command { key, command } => self.command(now, key, *command, &mut actions),
-            Event::Coordinator(session) => self.hear(session),
+            Event::Direct { user, key, role, request } => self.direct(&user, key, role, &request, &mut actions),
+            Event::Coordinator(session) => self.hear(now, session),
+            Event::Listening => self.silence = Silence::begin(now),
             Event::Term(term) => self.record.term = self.record.term.max(term),
             Event::Session(nonce) => {
                 self.nonce = nonce;
@@ -597,7 +622,11 @@ impl NodeCore {
     /// The coordinator's session: the highest counts. One of the same number with another nonce, or of a lower one, is that
     /// of a coordinator that was restored from an old backup, or a message that somebody kept; what this node says of the
     /// session that it has heard shows the coordinator so.
-    fn hear(&mut self, session: Session) {
+    fn hear(&mut self, now: Instant, session: Session) {
+        // whichever session it is in, of whichever age: somebody coordinates, unless its term is over
+        if session.term >= self.record.term {
+            self.silence = Silence::begin(now);
+        }
         let order = |session: &Session| (session.term, session.number);
         let newer = self.record.heard.as_ref().is_none_or(|heard| order(&session) > order(heard));
         if newer && session.term >= self.record.term {
@@ -655,6 +684,8 @@ impl NodeCore {
             return;
         }
         self.record.term = command.term;
+        // nobody else could name this session
+        self.silence = Silence::begin(now);
         // what this Pi's own button asked for is no stranger's wish
         let own_wish = command.operation.is_some() && command.operation == self.record.leaving;
         let entry = Remembered {

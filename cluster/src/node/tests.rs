@@ -1,3 +1,5 @@
+mod direct;
+
 use super::*;
 use alloc::borrow::ToOwned;
 use alloc::vec;
@@ -83,6 +85,15 @@ fn failed(core: &NodeCore, engine: EngineState) -> Event {
     let token = core.work.unwrap().0;
     let outcome = EngineOutcome::Failed { code: Text::cut("disk"), reason: Text::cut("full") };
     Event::EngineEnded { token, outcome, engine }
+}
+
+/// What is due next, apart from looks at how long nobody was heard.
+fn due(core: &NodeCore) -> Option<Instant> {
+    let mut core = core.clone();
+    for at in [1 << 40, 1 << 41] {
+        core.silence.goes_on(now(at));
+    }
+    core.next_deadline()
 }
 
 fn results(actions: &[Action]) -> Vec<(CommandStatus, &str)> {
@@ -357,7 +368,7 @@ fn a_command_that_takes_too_long_is_given_up_and_its_late_end_counts_for_nothing
     let mut core = node(blank());
     core.step(now(1), command("c-1", join()));
     let event = done(&core, member());
-    assert_eq!(core.next_deadline(), Some(now(60_001)));
+    assert_eq!(due(&core), Some(now(60_001)));
     assert!(core.step(now(60_000), Event::Tick).is_empty());
     let actions = core.step(now(60_001), Event::Tick);
     assert_eq!(results(&actions), [(CommandStatus::TimedOut, "expired")]);
@@ -524,13 +535,13 @@ fn a_request_is_sent_again_until_it_is_answered() {
     core.step(now(1_100), answer(&request.id, Answer::Wait, "a-1"));
     let again = core.step(now(2_000), Event::Tick);
     assert_eq!(requests(&again).len(), 1);
-    assert_eq!(core.next_deadline(), Some(now(7_000)));
+    assert_eq!(due(&core), Some(now(7_000)));
     let other = "n-boot-z-9".parse().unwrap();
     let actions = core.step(now(2_100), answer(&other, Answer::Go, "a-2"));
     assert!(!actions.contains(&Action::Prepared), "not its request");
     let actions = core.step(now(2_200), answer(&request.id, Answer::Go, "a-3"));
     assert!(actions.contains(&Action::Prepared));
-    assert_eq!(core.next_deadline(), None);
+    assert_eq!(due(&core), None);
     // each later request has an id of its own, also after a restart
     let (mut core, _) = restarted(&core, "boot-a");
     core.step(now(0), Event::EngineSeen(member()));
@@ -545,7 +556,7 @@ fn without_an_answer_the_node_goes_on_at_its_deadline() {
     core.step(now(0), prepare());
     assert!(!core.step(now(119_999), Event::Tick).contains(&Action::Prepared));
     assert_eq!(core.step(now(120_000), Event::Tick), [Action::Prepared]);
-    assert_eq!(core.next_deadline(), None);
+    assert_eq!(due(&core), None);
 }
 
 #[test]
@@ -570,7 +581,7 @@ fn a_member_asks_to_leave_and_waits_as_long_as_the_coordinator_says_so() {
     core.step(now(50_000), answer(&request.id, Answer::Wait, "a-wait"));
     assert_eq!(tasks(&core.step(now(100_000), Event::Tick)), 0);
     core.step(now(100_001), answer(&request.id, Answer::Go, "a-go"));
-    assert_eq!(core.next_deadline(), None, "the coordinator sends commands now");
+    assert_eq!(due(&core), None, "the coordinator sends commands now");
 }
 
 #[test]
@@ -632,7 +643,7 @@ fn what_a_failed_store_held_up_follows_once_it_is_stored() {
     let actions = core.step(now(0), command("c-1", join()));
     assert_eq!(tasks(&actions), 1);
     core.store_failed(now(0));
-    assert_eq!(core.next_deadline(), Some(now(STORE_AGAIN_MS)));
+    assert_eq!(due(&core), Some(now(STORE_AGAIN_MS)));
     // the button works although nothing can be stored
     let press = core.step(now(10), Event::Press(Press::PowerOff));
     assert!(matches!(press[0], Action::Power { .. }));

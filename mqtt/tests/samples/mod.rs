@@ -14,6 +14,7 @@ use beehive_mqtt::coordinator::{
     MAX_STEPS_PER_NODE, Member, Membership, OperationKind, OperationNode, OperationPhase, OperationSummary, Session,
     Slot, StepCounts, StepKind, StepReport, StepState,
 };
+use beehive_mqtt::direct::{DirectRequest, DirectVerb};
 use beehive_mqtt::manifest::{MAX_USERS, NodeEntry, UserEntry, UserRole};
 use beehive_mqtt::node::{
     BrokerTrust, CommandResult, CommandStatus, Connection, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEvent,
@@ -236,6 +237,14 @@ pub fn command(fill: Fill, verb: Verb) -> Command {
     }
 }
 
+pub fn direct(fill: Fill, verb: DirectVerb) -> DirectRequest {
+    let id = match fill {
+        Usual => "direct-4c5f0a1e2b3d4c5f8a9b0c1d2e3f4a5b-1".parse().unwrap(),
+        Least | Most => command_id(fill),
+    };
+    DirectRequest { id, nonce: nonce(fill), verb }
+}
+
 pub fn join(fill: Fill) -> Verb {
     let sealed = match fill {
         Least => Vec::new(),
@@ -411,7 +420,7 @@ every! {
     BROKER_TRUSTS: BrokerTrust { Loopback, Tls, InsecureTest }
     NODE_EVENTS: NodeEventKind {
         Started, ButtonPressed, ButtonThreshold, ButtonReleased, Gesture, Refused, Power, OverCurrent, UnderVoltage,
-        Throttling, Board, Lifecycle, Other,
+        Throttling, Board, Lifecycle, Direct, Other,
     }
     WANTS: Want { PowerOff, Reboot, Leave }
     STATUSES: CommandStatus {
@@ -530,7 +539,7 @@ pub fn all() -> Vec<Sample> {
         all.push(sample(size, fill, Topic::CoordinatorState, coordinator_state(fill)));
         let summary = summary(fill, OperationKind::NodeUncordon, OperationPhase::PartlyDone);
         all.push(sample(size, fill, Topic::Operation(operation.clone()), summary));
-        all.push(sample(size, fill, Topic::OperationNode(operation, node), operation_node(fill)));
+        all.push(sample(size, fill, Topic::OperationNode(operation, node.clone()), operation_node(fill)));
         let event = coordinator_event(fill, CoordinatorEventKind::OperationStarted);
         all.push(sample(size, fill, Topic::CoordinatorEvent, event));
         all.push(sample(size, fill, Topic::Manifest, manifest(fill)));
@@ -539,6 +548,14 @@ pub fn all() -> Vec<Sample> {
         all.push(sample(&format!("operation-{size}"), fill, topic(), console_request(fill, Mode::DryRun, operation)));
         all.push(sample(&format!("abort-{size}"), fill, topic(), console_request(fill, Mode::Execute, Ask::Abort)));
         all.push(sample(&format!("resume-{size}"), fill, topic(), console_request(fill, Mode::Execute, Ask::Resume)));
+        for verb in [
+            DirectVerb::Identify { seconds: if fill == Most { u16::MAX } else { 30 } },
+            DirectVerb::Reboot,
+            DirectVerb::PowerOff,
+        ] {
+            let name = format!("{}-{size}", word(&verb.name()));
+            all.push(sample(&name, fill, Topic::Direct(user.clone(), node.clone()), direct(fill, verb)));
+        }
         let response = console_response(fill, ResponseStatus::NotAuthorised);
         all.push(sample(size, fill, Topic::ConsoleResponse(user.clone()), response));
     }
@@ -594,5 +611,6 @@ pub fn decode_any(topic: &Topic, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
         Topic::Manifest => read::<Manifest>(topic, bytes),
         Topic::ConsoleRequest(_) => read::<ConsoleRequest>(topic, bytes),
         Topic::ConsoleResponse(_) => read::<ConsoleResponse>(topic, bytes),
+        Topic::Direct(..) => read::<DirectRequest>(topic, bytes),
     }
 }

@@ -20,7 +20,8 @@ impl World {
         | Topic::State(node)
         | Topic::Result(node)
         | Topic::Request(node)
-        | Topic::Command(node) = &topic
+        | Topic::Command(node)
+        | Topic::Direct(_, node) = &topic
         {
             let cut = self.pis.iter().any(|pi| pi.name == *node && pi.cut_until > self.now);
             // a will is the broker's own word
@@ -133,6 +134,7 @@ impl World {
         if pi.life == life && pi.core.is_some() {
             pi.connection += 1;
             let (start, connection) = (pi.start, pi.connection);
+            self.listens(index);
             self.presence(index, Connection::Online, start, connection);
             self.publish_state(index, true);
             self.tell(index);

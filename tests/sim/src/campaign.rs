@@ -332,6 +332,7 @@ fn opens_by_hand(world: &mut World, node: &beehive_mqtt::NodeName) {
 
 /// Nobody gives orders in between: what was asked for comes to its end, whatever breaks.
 fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after: u64) {
+    world.forgets_directs();
     let before = world.common_cluster();
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
     let large = world.pis.len() > 12;

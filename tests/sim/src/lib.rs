@@ -26,6 +26,7 @@ pub mod batch;
 mod broker;
 mod campaign;
 pub mod card;
+mod direct;
 mod kube;
 #[cfg(test)]
 mod model;

@@ -79,6 +79,8 @@ pub(crate) struct Pi {
     pub(crate) cut_until: u64,
     /// What somebody else's shutdown, which waits for this Pi, is for.
     pub(crate) system_stops: Option<PowerGoal>,
+    /// What an oracle of direct requests knows of it.
+    pub(crate) hears: crate::direct::Hears,
     /// systemd was asked to shut down.
     handed_over: bool,
     revision: u32,
@@ -115,6 +117,7 @@ impl Pi {
             timer: 0,
             cut_until: 0,
             system_stops: None,
+            hears: crate::direct::Hears::default(),
             handed_over: false,
             revision: 0,
             tick_at: None,
@@ -206,6 +209,7 @@ impl World {
         let (core, actions) = NodeCore::start(now, config, pi.stored.clone());
         pi.core = Some(core);
         let (start, life) = (pi.start, pi.life);
+        self.agent_hears_anew(index);
         self.node_performs(index, actions);
         if self.pis[index].core.is_none() {
             return;
@@ -389,8 +393,12 @@ impl World {
             let name = self.pis[index].name.clone();
             match action {
                 Action::Store(record) => match self.writes(|world| world.cards[index].save_node(&record)) {
-                    Saved::Yes => self.pis[index].stored = *record,
+                    Saved::Yes => {
+                        self.pis[index].stored = *record;
+                        self.card_has_it(index);
+                    }
                     Saved::No => {
+                        self.pis[index].hears.unsaved = true;
                         self.note(|| format!("the store of {name} fails"));
                         let now = self.clock(index);
                         if let Some(core) = &mut self.pis[index].core {
@@ -413,6 +421,7 @@ impl World {
                     self.note(|| {
                         format!("<- {name} {:?} {} {} {}", result.status, result.id, result.code, result.reason)
                     });
+                    self.says_of_direct(index, &result);
                     self.say(Topic::Result(name), &result);
                 }
                 Action::Request(request) => {
@@ -431,7 +440,16 @@ impl World {
                             self.rolling_down.insert(name, boots);
                         }
                     }
+                    if reason.as_str() == "direct" {
+                        self.ran(index);
+                        self.goes_down_directly(index);
+                    }
+                    let direct = reason.as_str() == "direct" && goal == PowerGoal::PowerOff;
                     self.power_request(index, goal, reason, grace, preparation);
+                    if let (true, Some(since)) = (direct, self.pis[index].down_since) {
+                        let boots = self.pis[index].boots;
+                        self.later(DOWN_WITHIN_MS, Happening::IsOff(index, boots, since));
+                    }
                 }
                 Action::CancelPower => {
                     if self.pis[index].phase == PowerPhase::Grace {
@@ -465,7 +483,10 @@ impl World {
         // what runs was stored before it began
         let id: Option<CommandId> = self.pis[index].stored.running.as_ref().map(|started| started.id.clone());
         match id {
-            Some(id) => *self.runs.entry(id).or_default() += 1,
+            Some(id) => {
+                self.not_beside_direct(index, &id);
+                *self.runs.entry(id).or_default() += 1;
+            }
             None => self.fail("work of a command began before the command was stored"),
         }
     }

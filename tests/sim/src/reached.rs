@@ -76,6 +76,8 @@ pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
 /// (terms are the model's subject), `id-reused` and `busy` of the coordinator (nobody forges, and sessions are renewed before
 /// they are full), `role` and whatever else is decided before the cores.
 pub const EXPECTED: &[&str] = &[
+    "act: coordinator stopped",
+    "act: direct",
     "act: double press",
     "act: hold",
     "act: long hold",
@@ -88,6 +90,11 @@ pub const EXPECTED: &[&str] = &[
     "command: rejected",
     "command: succeeded",
     "command: timed_out",
+    "direct: blinks",
+    "direct: goes down",
+    "direct: goes down, and a coordinator is back",
+    "direct: on the master",
+    "direct: refused beside a command",
     "fault: API server",
     "fault: agent crash",
     "fault: broker restart",
@@ -164,6 +171,9 @@ pub const EXPECTED: &[&str] = &[
     "refused by coordinator: slot-held",
     "refused by coordinator: stale-nonce",
     "refused by node: busy",
+    "refused by node: command-unfinished",
+    "refused by node: coordinator-alive",
+    "refused by node: going-down",
     "refused by node: old-session",
     "refused by node: stale-nonce",
     "step state: done",

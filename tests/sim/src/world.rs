@@ -20,6 +20,7 @@ use beehive_mqtt::coordinator::{
     CoordinatorState, OperationKind, OperationNode, OperationPhase, OperationSummary, Session, Slot, StepKind,
     StepState,
 };
+use beehive_mqtt::direct::DirectRequest;
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
 use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +169,10 @@ pub(crate) enum Happening {
     /// This Pi was told by its button to go off, and has to be off.
     IsOff(usize, u32, u64),
     ConsoleAsks(RequestId),
+    /// An operator tells a node something without the coordinator.
+    Tells(usize),
+    /// The same request again, until it is answered or given up.
+    TellsAgain(CommandId),
     Disaster,
 }
 
@@ -283,6 +288,8 @@ pub(crate) struct World {
     pub(crate) responses: BTreeMap<RequestId, ConsoleResponse>,
     asking: BTreeMap<RequestId, ConsoleRequest>,
     pub(crate) asked: u32,
+    /// What operators tell nodes without the coordinator.
+    pub(crate) directs: crate::direct::Directs,
     /// How often each command's work began, for "no id runs twice".
     pub(crate) runs: BTreeMap<CommandId, u32>,
     /// The nodes that somebody cordoned by hand.
@@ -379,6 +386,7 @@ impl World {
             responses: BTreeMap::new(),
             asking: BTreeMap::new(),
             asked: 0,
+            directs: crate::direct::Directs::default(),
             runs: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             rolling_down: BTreeMap::new(),
@@ -493,6 +501,7 @@ impl World {
             Happening::Hears(index, life, session) => {
                 if self.pis[index].life == life && self.pis[index].cut_until <= self.now {
                     self.event();
+                    self.hears_a_coordinator(index);
                     self.node(index, beehive_cluster::node::Event::Coordinator(session));
                 }
             }
@@ -542,6 +551,8 @@ impl World {
             }
             Happening::Frees(nodes) => self.busy.retain(|node, _| !nodes.contains(node)),
             Happening::ConsoleAsks(id) => self.console_asks(&id),
+            Happening::Tells(index) => self.tells(index),
+            Happening::TellsAgain(id) => self.tells_again(&id),
             Happening::BrokerStarts => self.broker_starts(),
             Happening::Unblocks => self.kube.blocked = None,
             Happening::IsOff(index, boots, since) => {
@@ -1136,7 +1147,9 @@ impl World {
     /// An operator does something in the middle of what runs.
     pub(crate) fn act(&mut self) {
         let whom = self.any_pi();
-        match self.random.below(14) {
+        match self.random.below(17) {
+            14 | 15 => self.tells(whom),
+            16 => self.coordinator_is_stopped(),
             0 => self.press(whom, Press::Double),
             1 => self.press(whom, Press::PowerOff),
             2 => self.press(whom, Press::Reset),
@@ -1204,6 +1217,7 @@ impl World {
         let name = self.pis[index].name.clone();
         self.note(|| format!("the clock of {name} leaps ahead by {by} ms"));
         self.pis[index].ahead += by;
+        self.leaps_of_hearing(index, by);
         self.node(index, beehive_cluster::node::Event::Tick);
         if index == 0 {
             self.coordinate(coordinator::Event::Tick);
@@ -1320,6 +1334,7 @@ impl World {
             Topic::Result(node) => {
                 let result: CommandResult = decode(bytes).unwrap();
                 self.reached.note("command", crate::reached::status_word(result.status));
+                self.answers_direct(&result);
                 if result.status == beehive_mqtt::node::CommandStatus::Rejected {
                     self.reached.refusal("node", result.code.as_str());
                 }
@@ -1328,6 +1343,10 @@ impl World {
             Topic::Request(node) => {
                 let request: NodeRequest = decode(bytes).unwrap();
                 self.coordinate(Event::Request { node, request });
+            }
+            Topic::Direct(user, node) => {
+                let request: DirectRequest = decode(bytes).unwrap();
+                self.direct_arrives(&user, &node, request);
             }
             Topic::ConsoleRequest(user) => {
                 let request: ConsoleRequest = decode(bytes).unwrap();
@@ -1349,6 +1368,7 @@ impl World {
             Topic::CoordinatorState => {
                 let session = decode::<CoordinatorState>(bytes).unwrap().session;
                 for index in 0..self.pis.len() {
+                    self.hears_a_coordinator(index);
                     self.node(index, beehive_cluster::node::Event::Coordinator(session.clone()));
                 }
             }
