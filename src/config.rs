@@ -118,6 +118,8 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// How long each step of the simulated engine takes, in milliseconds.
     pub step_ms: u64,
+    /// What each step of the simulated engine runs, if anything: a program, without arguments.
+    pub step_program: Option<PathBuf>,
     /// The version that is wanted; empty means the one that is installed.
     pub version: Text<32>,
 }
@@ -306,6 +308,7 @@ struct RawKeys {
 struct RawEngine {
     kind: Option<String>,
     step_ms: Option<u64>,
+    step_program: Option<PathBuf>,
     version: Option<String>,
 }
 
@@ -618,6 +621,10 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
             STEP_MS,
             "a step that takes longer than its command may take can only fail",
         ),
+        step_program: raw
+            .engine
+            .step_program
+            .map(|program| check.folder(&["engine", "step_program"], Some(program), "/usr/local/bin/step")),
         version: check.short(&["engine", "version"], raw.engine.version.as_deref().unwrap_or("")),
     };
     let pins = pins(raw.pins, &switches, check);
@@ -891,6 +898,8 @@ role = "{role_word}"
 # kind = "{simulated}"
 # How long each of its steps takes, in milliseconds.
 # step_ms = 0
+# A program that each of its steps runs, without arguments and as this daemon's user; by default none.
+# step_program = "/usr/local/bin/step"
 # The version that is wanted; empty means the one that is installed.
 # version = ""
 

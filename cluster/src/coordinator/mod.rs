@@ -495,7 +495,8 @@ impl Coordinator {
         if self.record.known.contains(node) {
             return true;
         }
-        if self.record.known.len() >= MAX_NODES {
+        // whoever the configuration names is known; strangers do not fill the place of one
+        if self.record.known.len() >= MAX_NODES.max(self.config.expected.len() + 1) {
             return false;
         }
         self.record.known.push(node.clone());
