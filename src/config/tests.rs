@@ -34,12 +34,7 @@ fn the_shortest_node_gets_the_defaults() {
                 insecure_test_broker: false
             },
             keys: KeysConfig { dir: "/etc/beehive/identity".into() },
-            engine: EngineConfig {
-                kind: EngineKind::Simulated,
-                step_ms: 0,
-                step_program: None,
-                version: Text::new()
-            },
+            engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, step_program: None, version: Text::new() },
             pins: PinsConfig {
                 backend: PinBackend::CharacterDevice,
                 chips: vec!["pinctrl-bcm2835".to_owned(), "pinctrl-bcm2711".to_owned()],

@@ -547,7 +547,8 @@ fn main() {
         }
     }
     println!("\nOf the rebuild: each kind of message, messages per node (bytes per node)\n");
-    let kinds: Vec<&str> = ["command", "crew's state", "operation", "node's steps", "cleared", "event", "answer"].into();
+    let kinds: Vec<&str> =
+        ["command", "crew's state", "operation", "node's steps", "cleared", "event", "answer"].into();
     println!(
         "| nodes | {} | result | state | meanwhile every 10 s | crew's state as the broker hands it out | record stored | events | simulated time |",
         kinds.join(" | ")
