@@ -624,6 +624,7 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
         step_program: raw
             .engine
             .step_program
+            .filter(|program| !program.as_os_str().is_empty())
             .map(|program| check.folder(&["engine", "step_program"], Some(program), "/usr/local/bin/step")),
         version: check.short(&["engine", "version"], raw.engine.version.as_deref().unwrap_or("")),
     };
@@ -898,8 +899,8 @@ role = "{role_word}"
 # kind = "{simulated}"
 # How long each of its steps takes, in milliseconds.
 # step_ms = 0
-# A program that each of its steps runs, without arguments and as this daemon's user; by default none.
-# step_program = "/usr/local/bin/step"
+# A program that each of its steps runs, without arguments and as this daemon's user; empty means none.
+# step_program = ""
 # The version that is wanted; empty means the one that is installed.
 # version = ""
 

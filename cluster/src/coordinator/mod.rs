@@ -495,7 +495,7 @@ impl Coordinator {
         if self.record.known.contains(node) {
             return true;
         }
-        // whoever the configuration names is known; strangers do not fill the place of one
+        // a crew on the wire has no more; one that the configuration makes larger is known as a whole
         if self.record.known.len() >= MAX_NODES.max(self.config.expected.len() + 1) {
             return false;
         }
