@@ -194,7 +194,7 @@ impl World {
         for index in 0..size {
             let name = world.nodes[index].name.clone();
             let presence = Presence { status: Connection::Online, start: 1, connection: 1, reason: Text::new() };
-            world.to_coordinator(Event::Presence { node: name, presence });
+            world.tell_coordinator(Event::Presence { node: name, presence });
             let seen = world.nodes[index].engine.clone();
             world.node(index, NodeEvent::EngineSeen(seen));
             // spread over the time between two beats
@@ -209,7 +209,7 @@ impl World {
         self.queue.insert((self.now + ms, self.order), what);
     }
 
-    fn to_coordinator(&mut self, event: Event) {
+    fn tell_coordinator(&mut self, event: Event) {
         self.later(MESSAGE_MS, Happening::ToCoordinator(Box::new(event)));
     }
 
@@ -365,7 +365,7 @@ impl World {
                     let node = self.nodes[index].name.clone();
                     let bytes = size::<CommandResult>(&Topic::Result(node.clone()), &result);
                     self.counts.nodes.entry("result").or_default().add(bytes);
-                    self.to_coordinator(Event::Result { node, result });
+                    self.tell_coordinator(Event::Result { node, result });
                 }
                 NodeAction::Tell(..) => {}
                 NodeAction::Engine { token, task, .. } => {
@@ -451,7 +451,7 @@ impl World {
             Why::Beat => &mut self.counts.beats,
         };
         tally.add(size(&Topic::State(name.clone()), &state));
-        self.to_coordinator(Event::State { node: name, state: Box::new(state) });
+        self.tell_coordinator(Event::State { node: name, state: Box::new(state) });
     }
 
     // ---- the operator
@@ -467,7 +467,7 @@ impl World {
             ask: Ask::Operation { kind, node: None, version: Text::new(), force: Force::No },
         };
         let (user, key) = ("ann".parse().unwrap(), KeyId([8; 8]));
-        self.to_coordinator(Event::Console { user, key, request });
+        self.tell_coordinator(Event::Console { user, key, request });
         self.summary = None;
         loop {
             self.next();
