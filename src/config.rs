@@ -121,6 +121,8 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// How long each step of the simulated engine takes, in milliseconds.
     pub step_ms: u64,
+    /// What each step of the simulated engine runs, if anything: a program, without arguments.
+    pub step_program: Option<PathBuf>,
     /// The version that is wanted; empty means the one that is installed.
     pub version: Text<32>,
 }
@@ -324,6 +326,7 @@ struct RawKeys {
 struct RawEngine {
     kind: Option<String>,
     step_ms: Option<u64>,
+    step_program: Option<PathBuf>,
     version: Option<String>,
 }
 
@@ -670,6 +673,11 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
             STEP_MS,
             "a step that takes longer than its command may take can only fail",
         ),
+        step_program: raw
+            .engine
+            .step_program
+            .filter(|program| !program.as_os_str().is_empty())
+            .map(|program| check.folder(&["engine", "step_program"], Some(program), "/usr/local/bin/step")),
         version: check.short(&["engine", "version"], raw.engine.version.as_deref().unwrap_or("")),
     };
     let pins = pins(raw.pins, &switches, check);
@@ -999,6 +1007,8 @@ role = "{role_word}"
 # kind = "{simulated}"
 # How long each of its steps takes, in milliseconds.
 # step_ms = 0
+# A program that each of its steps runs, without arguments and as this daemon's user; empty means none.
+# step_program = ""
 # The version that is wanted; empty means the one that is installed.
 # version = ""
 

@@ -71,7 +71,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
-    let settings = Settings { step_ms: config.engine.step_ms, ..Settings::default() };
+    let settings =
+        Settings { step_ms: config.engine.step_ms, program: config.engine.step_program.clone(), ..Settings::default() };
     let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());

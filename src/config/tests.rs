@@ -34,7 +34,7 @@ fn the_shortest_node_gets_the_defaults() {
                 insecure_test_broker: false
             },
             keys: KeysConfig { dir: "/etc/beehive/identity".into() },
-            engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, version: Text::new() },
+            engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, step_program: None, version: Text::new() },
             pins: PinsConfig {
                 backend: PinBackend::CharacterDevice,
                 chips: vec!["pinctrl-bcm2835".to_owned(), "pinctrl-bcm2711".to_owned()],
@@ -70,6 +70,7 @@ insecure_test_broker = true
 [engine]
 kind = "simulated"
 step_ms = 250
+step_program = "/opt/step"
 version = "v1.30.2"
 [pins]
 backend = "rppal"
@@ -95,6 +96,7 @@ server = "10.0.0.7"
     assert_eq!(config.leds, Switch::Off);
     assert_eq!(config.broker_trust(), BrokerTrust::InsecureTest);
     assert_eq!(config.engine.step_ms, 250);
+    assert_eq!(config.engine.step_program, Some("/opt/step".into()));
     assert_eq!(config.engine.version.as_str(), "v1.30.2");
     assert_eq!(config.pins.backend, PinBackend::Rppal);
     assert_eq!(config.poe_hat, PoeHatConfig { bus: HatBus::Path("/dev/i2c-1".into()), poll_ms: 500 });
@@ -269,12 +271,15 @@ fn what_is_no_address() {
 fn an_engine_that_is_not_there_yet() {
     refused(
         NODE,
-        "[engine]\nkind = \"k3s\"\nstep_ms = 600001\nversion = \"1234567890123456789012345678901234567890\"",
+        "[engine]\nkind = \"k3s\"\nstep_ms = 600001\nversion = \"1234567890123456789012345678901234567890\"\n\
+         step_program = \"step\"",
         &[
             "b.toml:4:8: kind in [engine] is \"k3s\", an engine that this version of beehive does not have",
             "  write \"simulated\", the only one so far",
             "b.toml:5:11: step_ms in [engine] is 600001, which is not from 0 to 600000",
             "  choose one in that range: a step that takes longer than its command may take can only fail",
+            "b.toml:7:16: step_program in [engine] is \"step\", which is not an absolute path",
+            "  write a path that begins with '/', such as \"/usr/local/bin/step\"",
             "b.toml:6:11: version in [engine] has 40 bytes, more than 32",
             "  shorten it",
         ],

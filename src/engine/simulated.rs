@@ -10,6 +10,8 @@
 //! names this cluster and this node, and whether it was minted at all is checked where a real API server would check it:
 //! when the node registers ([`crate::kube::simulated`]).
 
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -97,13 +99,16 @@ struct Known {
 pub struct Settings {
     /// How long each step takes, in milliseconds.
     pub step_ms: u64,
+    /// What each step runs, if anything: a program, without arguments, with an empty environment. While it runs the step
+    /// is half done; if it fails, so does the step. It makes a step as heavy as one likes.
+    pub program: Option<PathBuf>,
     /// The version that is installed; what an empty version in a command means.
     pub installed: Text<32>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { step_ms: 0, installed: Text::cut(INSTALLED_VERSION) }
+        Self { step_ms: 0, program: None, installed: Text::cut(INSTALLED_VERSION) }
     }
 }
 
@@ -237,6 +242,9 @@ impl Inner {
             self.begin(&step).await?;
             if self.settings.step_ms > 0 {
                 tokio::time::sleep(Duration::from_millis(self.settings.step_ms)).await;
+            }
+            if let Some(program) = &self.settings.program {
+                run(program).await.map_err(|reason| EngineError { code: "program", reason, half: Half::HalfDone })?;
             }
         }
         self.finish(step).await
@@ -423,6 +431,20 @@ impl Inner {
             Ok(())
         })
         .await?
+    }
+}
+
+/// Runs the program of a step. It ends with the future.
+async fn run(program: &Path) -> Result<(), String> {
+    let mut command = tokio::process::Command::new(program);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match command.status().await {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("step_program {} failed ({status}); reset this node", program.display())),
+        Err(error) => Err(format!(
+            "step_program {} cannot be run: {error}; correct it in [engine], and reset this node",
+            program.display()
+        )),
     }
 }
 
@@ -676,6 +698,24 @@ mod tests {
         let done = engine.perform(work).await.unwrap();
         assert!(done.detail.contains("half-done"), "{done:?}");
         assert_eq!(engine.state(), running_in("c1"));
+    }
+
+    #[tokio::test]
+    async fn a_step_runs_its_program_and_is_half_done_if_that_fails() {
+        let with = |dir: &TempDir, program: &str| {
+            let settings = Settings { program: Some(program.into()), ..Settings::default() };
+            SimulatedEngine::new(node(WORKER), store(dir), None, settings).unwrap()
+        };
+        let dir = TempDir::new().unwrap();
+        let work = join("c1", WORKER).await;
+        for (program, said) in [("/bin/false", "exit status: 1"), ("/nowhere/step", "cannot be run")] {
+            let error = with(&dir, program).perform(work.clone()).await.unwrap_err();
+            assert_eq!((error.code, error.half), ("program", Half::HalfDone));
+            assert!(error.reason.contains(program) && error.reason.contains(said), "{error}");
+            assert_eq!(worker(&dir).state().run, EngineRun::Stopped, "{program}");
+        }
+        assert_eq!(code(&with(&dir, "/bin/true"), work.clone()).await, "done");
+        assert_eq!(code(&with(&dir, "/bin/false"), work).await, "unchanged", "nothing to do, nothing to run");
     }
 
     #[tokio::test]

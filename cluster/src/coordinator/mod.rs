@@ -551,7 +551,8 @@ impl Coordinator {
         if self.record.known.contains(node) {
             return true;
         }
-        if self.record.known.len() >= MAX_NODES {
+        // a crew on the wire has no more; one that the configuration makes larger is known as a whole
+        if self.record.known.len() >= MAX_NODES.max(self.config.expected.len() + 1) {
             return false;
         }
         self.record.known.push(node.clone());

@@ -1,9 +1,9 @@
 //! Publishes what changed: the cluster's state (also as a heartbeat), operations, each node's steps.
 
 use super::record::ENDED_OPERATIONS;
-use super::{Action, Coordinator, Operation, Scope, Seen};
+use super::{Action, Coordinator, Operation, Scope, Seen, Step};
 use crate::Instant;
-use crate::kube::{Ready, Scheduling};
+use crate::kube::{KubeNode, Ready, Scheduling};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -43,6 +43,53 @@ impl Told {
     }
 }
 
+/// Whose steps are looked at for something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Everybody's: a step has changed.
+    All,
+    /// Those that work or wait for their turn: no step has changed, and what they wait for may have.
+    Working,
+}
+
+/// What is looked up for every node, found once: a search for each would grow with the square of the crew.
+struct Looks<'a> {
+    /// What a running step makes of a node.
+    worked_on: BTreeMap<&'a NodeName, Membership>,
+    kube: BTreeMap<&'a NodeName, &'a KubeNode>,
+}
+
+impl<'a> Looks<'a> {
+    fn of(core: &'a Coordinator) -> Self {
+        let mut worked_on = BTreeMap::new();
+        for operation in core.record.operations.iter().filter(|operation| operation.is_active()) {
+            for step in operation.steps.iter().filter(|step| step.state == StepState::Running) {
+                let joins =
+                    || operation.steps.iter().any(|other| other.node == step.node && other.kind == StepKind::Join);
+                let working = match step.kind {
+                    StepKind::Drain => Membership::Draining,
+                    StepKind::Initialise | StepKind::Join => Membership::Joining,
+                    StepKind::WaitReady if joins() => Membership::Joining,
+                    StepKind::Stop | StepKind::DeleteNode | StepKind::Reset => Membership::Leaving,
+                    StepKind::WaitReady
+                    | StepKind::Snapshot
+                    | StepKind::Cordon
+                    | StepKind::Uncordon
+                    | StepKind::AddOns
+                    | StepKind::Upgrade
+                    | StepKind::Reboot
+                    | StepKind::PowerOff
+                    | StepKind::WaitUp
+                    | StepKind::Identify
+                    | StepKind::LetGo => continue,
+                };
+                worked_on.entry(&step.node).or_insert(working);
+            }
+        }
+        Self { worked_on, kube: core.kube.nodes.iter().map(|seen| (&seen.node, seen)).collect() }
+    }
+}
+
 impl Coordinator {
     pub(super) fn report(&mut self, now: Instant) {
         self.report_operations();
@@ -53,18 +100,23 @@ impl Coordinator {
     pub fn state(&self, now: Instant) -> CoordinatorState {
         let mut members = heapless::Vec::new();
         let all = core::iter::once(self.config.master.clone()).chain(self.workers());
+        let looks = Looks::of(self);
+        let mut memberships = Vec::new();
         for node in all {
-            let seen = self.seen.get(&node);
-            let slot = if self.record.slots.contains(&node) { Slot::Held } else { Slot::Free };
-            let boot = seen.and_then(|seen| seen.state.as_ref()).map(|state| state.boot.clone());
-            let membership = self.membership(now, &node);
-            // `known` is bounded by the same limit
-            let _ = members.push(Member { node, membership, slot, boot });
+            let membership = self.membership(now, &node, &looks);
+            memberships.push(membership);
+            // a crew on the wire has no more; of a larger one the first are shown
+            if !members.is_full() {
+                let seen = self.seen.get(&node);
+                let slot = if self.record.slots.contains(&node) { Slot::Held } else { Slot::Free };
+                let boot = seen.and_then(|seen| seen.state.as_ref()).map(|state| state.boot.clone());
+                let _ = members.push(Member { node, membership, slot, boot });
+            }
         }
         CoordinatorState {
             session: self.session(),
             master: self.config.master.clone(),
-            phase: self.cluster_phase(&members),
+            phase: self.cluster_phase(&memberships),
             cluster: self.record.cluster.as_ref().map(|cluster| cluster.id.clone()),
             operation: self.record.active_exclusive().map(|operation| operation.id.clone()),
             members,
@@ -75,7 +127,7 @@ impl Coordinator {
         }
     }
 
-    fn cluster_phase(&self, members: &[Member]) -> ClusterPhase {
+    fn cluster_phase(&self, memberships: &[Membership]) -> ClusterPhase {
         let changing = self.record.active_exclusive().is_some_and(|operation| match operation.kind {
             OperationKind::Create | OperationKind::Rebuild | OperationKind::Reset => true,
             OperationKind::Reboot
@@ -95,16 +147,16 @@ impl Coordinator {
             ClusterPhase::Changing
         } else if self.record.cluster.is_none() {
             ClusterPhase::Absent
-        } else if members.iter().all(|member| member.membership == Membership::Ready) {
+        } else if memberships.iter().all(|membership| *membership == Membership::Ready) {
             ClusterPhase::Ready
         } else {
             ClusterPhase::Degraded
         }
     }
 
-    fn membership(&self, now: Instant, node: &NodeName) -> Membership {
-        if let Some(working) = self.worked_on(node) {
-            return working;
+    fn membership(&self, now: Instant, node: &NodeName, looks: &Looks<'_>) -> Membership {
+        if let Some(working) = looks.worked_on.get(node) {
+            return *working;
         }
         let Some(state) = self.seen.get(node).and_then(|seen: &Seen| seen.state.as_ref()) else {
             return Membership::Expected;
@@ -117,7 +169,7 @@ impl Coordinator {
             Lifecycle::Broken => Membership::Broken,
             Lifecycle::Member if cluster.is_none() || state.engine.cluster.as_ref() != cluster => Membership::Broken,
             Lifecycle::Member if self.is_silent(now, node) => Membership::Lost,
-            Lifecycle::Member => match self.kube.node(node) {
+            Lifecycle::Member => match looks.kube.get(node) {
                 None => Membership::NotReady,
                 Some(seen) => match (seen.scheduling, seen.ready) {
                     (Scheduling::Cordoned, _) => {
@@ -132,32 +184,6 @@ impl Coordinator {
                 },
             },
         }
-    }
-
-    /// What a running step makes of a node.
-    fn worked_on(&self, node: &NodeName) -> Option<Membership> {
-        self.record.operations.iter().filter(|operation| operation.is_active()).find_map(|operation| {
-            let joins = operation.steps.iter().any(|step| step.node == *node && step.kind == StepKind::Join);
-            operation.steps.iter().filter(|step| step.node == *node && step.state == StepState::Running).find_map(
-                |step| match step.kind {
-                    StepKind::Drain => Some(Membership::Draining),
-                    StepKind::Initialise | StepKind::Join => Some(Membership::Joining),
-                    StepKind::WaitReady if joins => Some(Membership::Joining),
-                    StepKind::Stop | StepKind::DeleteNode | StepKind::Reset => Some(Membership::Leaving),
-                    StepKind::WaitReady
-                    | StepKind::Snapshot
-                    | StepKind::Cordon
-                    | StepKind::Uncordon
-                    | StepKind::AddOns
-                    | StepKind::Upgrade
-                    | StepKind::Reboot
-                    | StepKind::PowerOff
-                    | StepKind::WaitUp
-                    | StepKind::Identify
-                    | StepKind::LetGo => None,
-                },
-            )
-        })
     }
 
     fn report_state(&mut self, now: Instant) {
@@ -193,10 +219,11 @@ impl Coordinator {
     }
 
     fn report_operations(&mut self) {
-        let mut operations = self.record.operations.clone();
+        // taken out and put back: a copy at every event would be the largest part of its work
+        let operations = core::mem::take(&mut self.record.operations);
         // an end is told before what goes on because of it, so that nobody sees two run at once
-        operations.sort_by_key(|operation| !operation.phase.is_final());
-        for operation in &operations {
+        let (ended, going_on): (Vec<_>, Vec<_>) = operations.iter().partition(|operation| operation.phase.is_final());
+        for operation in ended.into_iter().chain(going_on) {
             let waiting = self.told.slot_waits.keys().any(|(id, _)| *id == operation.id);
             let known = self.told.operations.get(&operation.id) == Some(&operation.revision);
             if known && !waiting && operation.phase.is_final() {
@@ -204,16 +231,18 @@ impl Coordinator {
             }
             // how its last steps ended is said before its end is, and before the nodes' topics are cleared
             if self.told.ending.contains(&operation.id) {
-                self.report_nodes(operation);
+                self.report_nodes(operation, Whose::All);
             }
             if !known {
                 self.told.operations.insert(operation.id.clone(), operation.revision);
                 self.out.push(Action::Operation(Box::new(summary(operation))));
             }
             if !operation.phase.is_final() {
-                self.report_nodes(operation);
+                self.report_nodes(operation, if known { Whose::Working } else { Whose::All });
             }
         }
+        let ids: Vec<OperationId> = operations.iter().map(|operation| operation.id.clone()).collect();
+        self.record.operations = operations;
         for id in core::mem::take(&mut self.told.ending) {
             let nodes: Vec<_> = self.told.nodes.keys().filter(|(held, _)| *held == id).cloned().collect();
             for key in nodes {
@@ -221,7 +250,7 @@ impl Coordinator {
                 self.out.push(Action::Clear(Topic::OperationNode(key.0, key.1)));
             }
             self.record.operations.retain(|held| held.id != id || held.scope == Scope::Exclusive);
-            self.told.operations.retain(|held, _| *held != id || operations.iter().any(|held| held.id == id));
+            self.told.operations.retain(|held, _| *held != id || ids.contains(&id));
         }
         while self.record.ended.len() > ENDED_OPERATIONS {
             let oldest = self.record.ended.remove(0);
@@ -230,12 +259,26 @@ impl Coordinator {
         }
     }
 
-    fn report_nodes(&mut self, operation: &Operation) {
-        let nodes: BTreeSet<_> = operation.steps.iter().map(|step| step.node.clone()).collect();
-        for node in nodes {
+    fn report_nodes(&mut self, operation: &Operation, whose: Whose) {
+        let looked_at: BTreeSet<&NodeName> = match whose {
+            Whose::All => operation.steps.iter().map(|step| &step.node).collect(),
+            Whose::Working => {
+                let running = operation.steps.iter().filter(|step| step.state == StepState::Running);
+                let waiting = self.told.slot_waits.keys().filter(|(id, _)| *id == operation.id);
+                running.map(|step| &step.node).chain(waiting.map(|(_, node)| node)).collect()
+            }
+        };
+        if looked_at.is_empty() {
+            return;
+        }
+        let mut nodes: BTreeMap<NodeName, Vec<(usize, &Step)>> = BTreeMap::new();
+        for (index, step) in operation.steps.iter().enumerate().filter(|(_, step)| looked_at.contains(&step.node)) {
+            nodes.entry(step.node.clone()).or_default().push((index, step));
+        }
+        for (node, own) in nodes {
             let mut steps = heapless::Vec::new();
             let mut reason = Text::new();
-            for (index, step) in operation.steps.iter().enumerate().filter(|(_, step)| step.node == node) {
+            for (index, step) in own {
                 let number = u16::try_from(index + 1).unwrap_or(u16::MAX);
                 // the plans keep below this bound
                 let _ = steps.push(StepReport { number, step: step.kind, state: step.state });

@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use beehive_mqtt::command::{Answer, Verb, VerbName};
 use beehive_mqtt::console::{Ask, Force, Mode, ResponseStatus};
-use beehive_mqtt::coordinator::{Membership, OperationKind, StepKind, StepState};
+use beehive_mqtt::coordinator::{ClusterPhase, Membership, OperationKind, StepKind, StepState};
 use beehive_mqtt::node::{CommandStatus, EngineRun, EngineState, LastShutdown, ShutdownOutcome, Want};
 use beehive_mqtt::{BootId, ClusterId, RequestId};
 
@@ -2056,6 +2056,45 @@ fn strangers_cannot_grow_the_crew_without_bound() {
     }
     assert_eq!(desk.stored.known.len(), MAX_NODES);
     assert_eq!(desk.core.seen.len(), MAX_NODES);
+}
+
+#[test]
+fn a_crew_larger_than_the_wire_shows_is_worked_on_as_a_whole() {
+    let workers: Vec<String> = (0..2 * MAX_NODES).map(|number| format!("w{number:03}")).collect();
+    let workers: Vec<&str> = workers.iter().map(String::as_str).collect();
+    let mut desk = Desk::with_cluster(&workers);
+    assert_eq!(desk.view.nodes.len(), workers.len() + 1);
+    let state = |desk: &Desk| desk.core.state(Instant::from_ms(desk.now));
+    assert_eq!((state(&desk).phase, state(&desk).members.len()), (ClusterPhase::Ready, MAX_NODES));
+    // one that is not shown counts all the same
+    let last = *workers.last().unwrap();
+    assert!(state(&desk).members.iter().all(|member| member.node.as_str() != last));
+    desk.not_ready(last);
+    assert_eq!(state(&desk).phase, ClusterPhase::Degraded);
+    // and a stranger has no place
+    let presence = Presence { status: Connection::Online, start: 1, connection: 1, reason: Text::new() };
+    desk.step(Event::Presence { node: name("stranger"), presence });
+    assert_eq!(desk.stored.known.len(), workers.len() + 1);
+}
+
+#[test]
+fn what_a_node_waits_for_is_told_while_no_step_changes() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.deaf.insert(name("a"));
+    assert_eq!(desk.run(OperationKind::NodeIdentify, Some("a")).status, ResponseStatus::Started);
+    let revision = |desk: &Desk| desk.core.record().operations.last().unwrap().revision;
+    let before = revision(&desk);
+    desk.dies("a");
+    assert_eq!(revision(&desk), before, "no step has changed");
+    let reports: Vec<_> = desk
+        .last
+        .iter()
+        .filter_map(|action| match action {
+            Action::OperationNode(report) => Some((report.node.as_str(), report.reason.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reports, [("a", "waits for the node, which is not connected")]);
 }
 
 #[test]
