@@ -22,7 +22,7 @@ use beehive_mqtt::node::{
     CommandResult, CommandStatus, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest,
     PowerGoal, PowerPhase, Role, Running, ShutdownOutcome, Want,
 };
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, RequestId, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, ProtocolVersion, RequestId, Text};
 use core::fmt::Write;
 
 /// How often a request is repeated until the coordinator has answered.
@@ -312,6 +312,8 @@ pub struct NodeCore {
     unsaved: Unsaved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
     behind: Vec<Action>,
+    /// The version of the protocol that the coordinator understands, as far as we have heard.
+    writes: ProtocolVersion,
 }
 
 /// Whether a new session was asked for.
@@ -351,6 +353,7 @@ impl NodeCore {
             engine_run: EngineRun::Stopped,
             unsaved: Unsaved::No,
             behind: Vec::new(),
+            writes: ProtocolVersion::BEFORE,
         };
         let mut actions = Vec::new();
         core.report_last_shutdown(&mut actions);
@@ -448,6 +451,21 @@ impl NodeCore {
     /// The coordinator's newest session that was heard of.
     pub fn heard(&self) -> Option<&Session> {
         self.record.heard.as_ref()
+    }
+
+    /// The version of the protocol in which this node writes: what the coordinator understands, and until it is heard what
+    /// every one does.
+    pub fn writes(&self) -> ProtocolVersion {
+        self.writes
+    }
+
+    /// The coordinator says, in its state of this session, up to which version we understand each other. A lower one is
+    /// believed at once: whoever it comes from, everybody reads it. A higher one only if no later session was heard of: a
+    /// coordinator may have been set back to the program before.
+    pub fn coordinator_speaks(&mut self, session: &Session, version: ProtocolVersion) {
+        if version < self.writes || self.record.heard.as_ref() == Some(session) {
+            self.writes = version;
+        }
     }
 
     /// How the last shutdown went.
