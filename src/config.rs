@@ -526,6 +526,7 @@ impl Config {
             max_parallel,
             server,
             drain_ms: u64::from(self.power.prepare_ms),
+            speaks: crate::link::speaks(),
             destruction: self.destruction(),
         }
     }

@@ -173,6 +173,7 @@ async fn the_crew() {
                     server: Text::cut(name),
                     drain_ms: 5_000,
                     destruction: Destruction::Allowed,
+                    speaks: beehive_mqtt::ProtocolVersion::CURRENT,
                 },
                 kubernetes: Arc::new(Telling(SimulatedKubernetes::new(plane, 0), Arc::clone(&masked))),
                 store,

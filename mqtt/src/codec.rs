@@ -107,7 +107,10 @@ impl fmt::Display for DecodeError {
             }
             Self::Version { name, version } => {
                 let (before, current) = (ProtocolVersion::BEFORE, ProtocolVersion::CURRENT);
-                write!(f, "the {name} is of protocol version {version}; this program speaks versions {before} to {current}")
+                write!(
+                    f,
+                    "the {name} is of protocol version {version}; this program speaks versions {before} to {current}"
+                )
             }
             Self::Distrusted { name, why } => write!(f, "the {name} {why}"),
             Self::Malformed { name, reason } => write!(f, "the {name} cannot be read: {reason}"),

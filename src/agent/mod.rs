@@ -22,7 +22,7 @@ use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Doors, Host, HostError, Knock, Notice};
 use crate::keys::{Standing, new_nonce};
-use crate::link::{Link, LinkEvent, Network, RefusedKind};
+use crate::link::{Link, LinkEvent, Network, RefusedKind, Writes};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
 use beehive_board::fan::{Curve, FanModel};
@@ -40,7 +40,7 @@ use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
 };
-use beehive_mqtt::{HEARTBEAT_MS, NodeName, Text, Topic};
+use beehive_mqtt::{HEARTBEAT_MS, NodeName, SpokenVersion, Text, Topic};
 use show::PwrLed;
 use std::future::Future;
 use std::sync::Arc;
@@ -218,6 +218,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         poe_hat: board.info.poe_hat.clone(),
         leds: board.info.leds.clone(),
         broker: settings.broker,
+        speaks: SpokenVersion::said_by(link.speaks()),
     };
     let engine_seen = engine.state();
     let petting = Petting::new(host.watchdog_ms());
@@ -524,7 +525,10 @@ impl Agent {
                 }
                 Topic::CoordinatorState => {
                     if let (false, Ok(state)) = (message.is_cleared(), self.link.decode::<CoordinatorState>(&message)) {
-                        self.node(now, Event::Coordinator(state.session));
+                        let version = state.common();
+                        self.node(now, Event::Coordinator(state.session.clone()));
+                        self.core.coordinator_speaks(&state.session, version);
+                        self.write_what_is_read();
                     }
                 }
                 // the link has taken it or not
@@ -549,6 +553,18 @@ impl Agent {
                 | Topic::ConsoleRequest(_)
                 | Topic::ConsoleResponse(_) => {}
             },
+        }
+    }
+
+    /// What stays on the broker is said again for a coordinator that reads another version of the protocol.
+    fn write_what_is_read(&mut self) {
+        match self.link.write_in(self.core.writes()) {
+            Writes::AsBefore => {}
+            Writes::Otherwise => {
+                tracing::info!(version = %self.core.writes(), "writes in another version of the protocol from now on");
+                self.publish_info();
+                self.published = None;
+            }
         }
     }
 

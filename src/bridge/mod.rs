@@ -116,6 +116,9 @@ impl Bridge {
             Topic::CoordinatorState => self
                 .link
                 .decode::<CoordinatorState>(&message)
+                .inspect(|said| {
+                    self.link.write_in(said.common());
+                })
                 .map_or_else(|_| Vec::new(), |said| self.core.coordinator(said)),
             Topic::State(node) => {
                 self.link.decode::<NodeState>(&message).map_or_else(|_| Vec::new(), |said| self.core.state(node, said))

@@ -661,11 +661,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn incoming<P: Payload>(topic: Topic, payload: &P, retained: Retained) -> Incoming {
-        Incoming { topic, payload: signed(payload), retained, key: None }
+        Incoming { topic, payload: signed(payload), retained, key: None, version: None }
     }
 
     fn empty(topic: Topic) -> Incoming {
-        Incoming { topic, payload: Vec::new(), retained: Retained::No, key: None }
+        Incoming { topic, payload: Vec::new(), retained: Retained::No, key: None, version: None }
     }
 
     pub(crate) fn presence(node: &str, status: Connection, order: (u32, u32), retained: Retained) -> Incoming {

@@ -203,6 +203,7 @@ impl Session {
                     }
                     if let (Topic::CoordinatorState, false) = (&message.topic, message.is_cleared()) {
                         if let Ok(state) = self.link.decode::<CoordinatorState>(&message) {
+                            self.link.write_in(state.common());
                             self.see(|kept| kept.state(state.audit));
                         }
                     }

@@ -618,7 +618,7 @@ mod tests {
     }
 
     fn hear<P: Payload>(view: &mut CrewView, topic: Topic, payload: &P) {
-        let message = Incoming { topic, payload: signed(payload), retained: Retained::No, key: None };
+        let message = Incoming { topic, payload: signed(payload), retained: Retained::No, key: None, version: None };
         view.apply(0, &message);
     }
 

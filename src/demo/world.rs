@@ -588,6 +588,7 @@ impl Pi {
                     server: Text::cut(self.node.as_str()),
                     drain_ms: u64::from(pace.deadlines.prepare_ms),
                     destruction: Destruction::Allowed,
+                    speaks: beehive_mqtt::ProtocolVersion::CURRENT,
                 },
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, pace.step_ms)),
                 store,

@@ -47,7 +47,8 @@ use beehive_mqtt::node::{
     CommandResult, Connection, EngineRun, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence,
 };
 use beehive_mqtt::{
-    BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, ProtocolVersion, SpokenVersion, Text, Topic, UserName,
+    BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, ProtocolVersion, SpokenVersion, Text, Topic,
+    UserName,
 };
 
 /// How long a node may be silent before it is shown as lost and commands to it are given up: six heartbeats, so that a

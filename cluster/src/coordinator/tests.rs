@@ -1887,7 +1887,11 @@ fn an_operation_that_a_node_does_not_understand_is_refused_by_name() {
     let text = refused.text.as_str();
     assert_eq!(text, "b speaks protocol version 1, and reboot needs 2; upgrade beehive there first");
     assert!(desk.stored.operations.iter().all(|held| held.kind != OperationKind::Reboot));
-    assert_eq!(wants(&mut desk, OperationKind::NodeReboot, Some("a"), Force::No).status, ResponseStatus::Started, "it does");
+    assert_eq!(
+        wants(&mut desk, OperationKind::NodeReboot, Some("a"), Force::No).status,
+        ResponseStatus::Started,
+        "it does"
+    );
     desk.settle();
 }
 

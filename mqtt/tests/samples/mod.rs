@@ -22,7 +22,8 @@ use beehive_mqtt::node::{
 };
 use beehive_mqtt::sign::{PublicKey, RecordHash, SealKey, Signature, Signer};
 use beehive_mqtt::{
-    CrewName, DecodeError, KeyId, MAX_NODES, Manifest, Payload, ProtocolVersion, SpokenVersion, Text, Topic, decode, encode_in,
+    CrewName, DecodeError, KeyId, MAX_NODES, Manifest, Payload, ProtocolVersion, SpokenVersion, Text, Topic, decode,
+    encode_in,
 };
 use std::cell::Cell;
 use std::fmt::Debug;

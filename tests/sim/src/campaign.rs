@@ -3,7 +3,7 @@
 use crate::card::Card;
 use crate::reached::Reached;
 use crate::sign::Signing;
-use crate::world::{Faults, Kept, Random, Setup, Traced, World, name};
+use crate::world::{Faults, Kept, Programs, Random, Setup, Traced, World, name};
 use beehive_cluster::node::Press;
 use beehive_mqtt::RequestId;
 use beehive_mqtt::console::{Ask, Mode, ResponseStatus};
@@ -137,6 +137,7 @@ fn play(seed: u64, options: &Options, watch: Option<crate::world::Watch>) -> Res
                 Trace::Off => Traced::No,
             },
             watch,
+            programs: programs(seed),
             ..Setup::plain(seed, nodes)
         };
         let world = campaign(setup, &mut random, options.events);
@@ -237,6 +238,11 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
+/// A third of the crews is being upgraded.
+fn programs(seed: u64) -> Programs {
+    if seed % 3 == 1 { Programs::Mixed } else { Programs::Current }
+}
+
 /// A fifth of the crews are large.
 fn crew_size(seed: u64, random: &mut Random) -> usize {
     let nodes = if seed % 5 == 0 { random.between(20, 50) } else { random.between(3, 7) };
@@ -262,6 +268,7 @@ pub(crate) fn faults(random: &mut Random) -> Faults {
         broker: some(1),
         clocks: some(1),
         blocks: some(1),
+        programs: some(1),
     }
 }
 

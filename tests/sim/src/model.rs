@@ -18,7 +18,7 @@ use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{Ask, ConsoleRequest, Force, Mode};
 use beehive_mqtt::coordinator::{OperationKind, Session};
 use beehive_mqtt::node::{CommandResult, EngineRun, EngineState, Lifecycle, NodeState, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, ProtocolVersion, Text};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How often each agent, each Pi and each coordinator may die, and how often a second passes.
@@ -97,6 +97,7 @@ fn config() -> CoordinatorConfig {
         max_parallel: 8,
         server: Text::cut("https://10.0.0.1:6443"),
         drain_ms: 60_000,
+        speaks: ProtocolVersion::CURRENT,
         destruction: Destruction::Allowed,
     }
 }
@@ -381,7 +382,8 @@ impl World {
             Happening::State(index, master) => {
                 let node = world.nodes[*index].name.clone();
                 if let Some(state) = world.nodes[*index].state() {
-                    world.coordinate(*master, coordinator::Event::State { node, state: Box::new(state) });
+                    let version = ProtocolVersion::CURRENT;
+                    world.coordinate(*master, coordinator::Event::State { node, version, state: Box::new(state) });
                     world.look(*master);
                 }
             }

@@ -1,6 +1,7 @@
 //! What a run has reached: states, faults, refusals, acts. A search that never comes to a place says nothing of it, so a run
 //! over many seeds fails if one of [`EXPECTED`] is missing.
 
+use beehive_mqtt::ProtocolVersion;
 use beehive_mqtt::node::{CommandStatus, PowerPhase};
 use std::collections::BTreeMap;
 
@@ -60,6 +61,13 @@ pub(crate) fn status_word(status: CommandStatus) -> &'static str {
     }
 }
 
+pub(crate) fn version_word(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::V1 => "1",
+        ProtocolVersion::V2 => "2",
+    }
+}
+
 pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
     match phase {
         PowerPhase::Running => "running",
@@ -74,13 +82,18 @@ pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
 /// What a run of [`ENOUGH`] seeds has to reach. Left out, with the reason: `command: canceled` (the node's core never
 /// says it), `power: halted` (nobody is left to say it), the refusals `insecure-wire` (a setting, not a state), `old-term`
 /// (terms are the model's subject), `id-reused` and `busy` of the coordinator (nobody forges, and sessions are renewed before
-/// they are full), `role` and whatever else is decided before the cores.
+/// they are full), `protocol-version` (every verb that an operation of the simulator needs is of the first version), `role` and
+/// whatever else is decided before the cores.
 pub const EXPECTED: &[&str] = &[
     "act: double press",
     "act: hold",
     "act: long hold",
     "act: short press",
     "act: system stops",
+    "broadcast in version: 1",
+    "broadcast in version: 2",
+    "command in version: 1",
+    "command in version: 2",
     "command: accepted",
     "command: failed",
     "command: in_progress",
@@ -105,8 +118,10 @@ pub const EXPECTED: &[&str] = &[
     "fault: power cut",
     "fault: power cut after a write",
     "fault: replay",
+    "fault: set back",
     "fault: store fails",
     "fault: torn write",
+    "fault: upgrade",
     "lifecycle: blank",
     "lifecycle: broken",
     "lifecycle: joining",
@@ -159,9 +174,11 @@ pub const EXPECTED: &[&str] = &[
     "refused by coordinator: one-operation-at-a-time",
     "refused by coordinator: slot-held",
     "refused by coordinator: stale-nonce",
+    "refused by coordinator: unknown-version",
     "refused by node: busy",
     "refused by node: old-session",
     "refused by node: stale-nonce",
+    "refused by node: unknown-version",
     "step state: done",
     "step state: failed",
     "step state: pending",
