@@ -84,8 +84,8 @@ pub struct Member {
     pub slot: Slot,
     /// The boot that it was last heard in.
     pub boot: Option<BootId>,
-    /// The version of the protocol that it was last heard in, also one that the coordinator does not speak; absent for 1 and
-    /// for whoever was not heard.
+    /// The highest version of the protocol that it speaks, or the one that it writes in if the coordinator does not speak
+    /// that; absent for 1 and for whoever was not heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaks: Option<SpokenVersion>,
 }
@@ -184,13 +184,6 @@ pub struct CoordinatorState {
     /// that is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaks: Option<SpokenVersion>,
-}
-
-impl CoordinatorState {
-    /// The version in which this coordinator is written to, of those that we speak.
-    pub fn common(&self) -> ProtocolVersion {
-        self.speaks.map_or(ProtocolVersion::V1, SpokenVersion::common)
-    }
 }
 
 impl Payload for CoordinatorState {

@@ -173,6 +173,10 @@ pub struct NodeState {
     pub engine: EngineState,
     /// How the last shutdown went.
     pub last_shutdown: Option<LastShutdown>,
+    /// The highest version of the protocol that the node's program speaks, whatever version this is written in; absent where
+    /// that is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<SpokenVersion>,
 }
 
 impl Payload for NodeState {

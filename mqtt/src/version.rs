@@ -65,6 +65,11 @@ impl SpokenVersion {
         }
     }
 
+    /// Whether it is a version that is not spoken here.
+    pub fn is_unknown(self) -> bool {
+        ProtocolVersion::of(self.0.into()).is_none()
+    }
+
     /// The newest version that this program and that one both speak, if that one speaks every version up to this.
     pub fn common(self) -> ProtocolVersion {
         ProtocolVersion::of(self.0.into()).unwrap_or(if self.0 > ProtocolVersion::CURRENT.number() {

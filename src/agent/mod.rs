@@ -40,7 +40,7 @@ use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
 };
-use beehive_mqtt::{HEARTBEAT_MS, NodeName, SpokenVersion, Text, Topic};
+use beehive_mqtt::{HEARTBEAT_MS, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
 use show::PwrLed;
 use std::future::Future;
 use std::sync::Arc;
@@ -525,9 +525,9 @@ impl Agent {
                 }
                 Topic::CoordinatorState => {
                     if let (false, Ok(state)) = (message.is_cleared(), self.link.decode::<CoordinatorState>(&message)) {
-                        let version = state.common();
                         self.node(now, Event::Coordinator(state.session.clone()));
-                        self.core.coordinator_speaks(&state.session, version);
+                        // the link lets no state of the coordinator pass that nobody signed
+                        self.core.follow(&state.session, message.version.unwrap_or(ProtocolVersion::BEFORE));
                         self.write_what_is_read();
                     }
                 }
@@ -556,7 +556,7 @@ impl Agent {
         }
     }
 
-    /// What stays on the broker is said again for a coordinator that reads another version of the protocol.
+    /// What stays on the broker is said again in the version of the protocol that the crew reads now.
     fn write_what_is_read(&mut self) {
         match self.link.write_in(self.core.writes()) {
             Writes::AsBefore => {}
@@ -613,6 +613,7 @@ impl Agent {
             heard: self.core.heard().cloned(),
             engine: self.engine.state(),
             last_shutdown: self.core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(self.link.speaks()),
         };
         let same = self.published.as_ref() == Some(&state);
         let beat = self.published_at.is_none_or(|at| now.saturating_since(at) >= HEARTBEAT_MS);

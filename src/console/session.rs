@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::CoordinatorState;
-use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, OperationId, RequestId, Topic, UserName};
+use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, OperationId, ProtocolVersion, RequestId, Topic, UserName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -203,7 +203,7 @@ impl Session {
                     }
                     if let (Topic::CoordinatorState, false) = (&message.topic, message.is_cleared()) {
                         if let Ok(state) = self.link.decode::<CoordinatorState>(&message) {
-                            self.link.write_in(state.common());
+                            self.link.write_in(message.version.unwrap_or(ProtocolVersion::BEFORE));
                             self.see(|kept| kept.state(state.audit));
                         }
                     }

@@ -418,8 +418,7 @@ impl Task {
             }
             Topic::State(node) => {
                 let Ok(state) = self.link.decode::<NodeState>(&message) else { return };
-                let version = message.version.unwrap_or(ProtocolVersion::BEFORE);
-                self.step(Event::State { node: node.clone(), version, state: Box::new(state.clone()) });
+                self.step(Event::State { node: node.clone(), state: Box::new(state.clone()) });
                 // one that was kept may be of a node that is long gone, or of another time
                 let order = |state: &NodeState| (state.start, state.revision);
                 if self.core.state_of(&node).is_some_and(|newest| order(newest) == order(&state)) {

@@ -117,8 +117,6 @@ pub enum Event {
     State {
         /// Whose.
         node: NodeName,
-        /// The version of the protocol that it was written in.
-        version: ProtocolVersion,
         /// What.
         state: Box<NodeState>,
     },
@@ -242,7 +240,7 @@ pub(crate) struct Seen {
     heard: Instant,
     /// When the presence arrived.
     presence_at: Instant,
-    /// The version of the protocol that it was last heard in.
+    /// The version of the protocol that it says to speak, of those that we do.
     speaks: Option<ProtocolVersion>,
 }
 
@@ -403,7 +401,7 @@ impl Coordinator {
     fn take(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Presence { node, presence } => self.on_presence(now, node, presence),
-            Event::State { node, version, state } => self.on_state(now, node, version, *state),
+            Event::State { node, state } => self.on_state(now, node, *state),
             Event::Unspoken { node, version } => self.on_unspoken(now, &node, version),
             Event::Result { node, result } => self.on_result(now, &node, &result),
             Event::Request { node, request } => self.on_node_request(now, &node, &request),
@@ -546,10 +544,11 @@ impl Coordinator {
         seen.presence_at = now;
     }
 
-    fn on_state(&mut self, now: Instant, node: NodeName, version: ProtocolVersion, state: NodeState) {
+    fn on_state(&mut self, now: Instant, node: NodeName, state: NodeState) {
         if !self.know(&node) {
             return;
         }
+        let version = state.speaks.map_or(ProtocolVersion::V1, SpokenVersion::common);
         self.speaks_less(&node, version);
         match &state.heard {
             Some(heard) if *heard == self.session() => {}

@@ -193,7 +193,7 @@ impl Desk {
     fn speak(&mut self, node: &NodeName) {
         self.nodes.get_mut(node).unwrap().revision += 1;
         let state = self.state_of(node.as_str());
-        self.step(Event::State { node: node.clone(), version: ProtocolVersion::CURRENT, state: Box::new(state) });
+        self.step(Event::State { node: node.clone(), state: Box::new(state) });
     }
 
     /// What a node would say now.
@@ -222,6 +222,7 @@ impl Desk {
                 reason: Text::cut("command"),
                 outcome: if played.orderly { ShutdownOutcome::Orderly } else { ShutdownOutcome::Interrupted },
             }),
+            speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
         }
     }
 
@@ -992,7 +993,7 @@ fn a_state_of_another_time_proves_nothing() {
     ] {
         let before = desk.membership("a");
         let state = NodeState { heard, revision: 99, ..desk.state_of("a") };
-        desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(state) });
+        desk.step(Event::State { node: name("a"), state: Box::new(state) });
         assert_eq!((desk.membership("a"), before), (Membership::Ready, Membership::Ready));
     }
     desk.speak(&name("a"));
@@ -1043,7 +1044,7 @@ fn a_coordinator_from_an_old_backup_calls_off_what_it_had_under_way() {
     let (number, before) = (desk.core.session().number, desk.log.len());
     assert!(number <= lived.number);
     let state = NodeState { heard: Some(lived.clone()), revision: 999, ..desk.state_of("a") };
-    desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(state) });
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
     assert!(desk.core.session().number > lived.number, "a session that nobody has heard of yet");
     assert!(desk.stored.active_exclusive().is_none(), "{:?}", desk.stored.operations);
     assert!(matches!(desk.phase(), OperationPhase::Failed | OperationPhase::Aborted | OperationPhase::PartlyDone));
@@ -1056,7 +1057,7 @@ fn a_coordinator_from_an_old_backup_calls_off_what_it_had_under_way() {
     let lie = Session { number: u64::MAX, ..desk.core.session() };
     let state = NodeState { heard: Some(lie), revision: 1_000, ..desk.state_of("a") };
     let ours = desk.core.session();
-    desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(state) });
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
     assert_eq!(desk.core.session(), ours);
 }
 
@@ -1515,8 +1516,8 @@ fn create_brings_in_who_is_half_out_or_half_in() {
     let mut half = desk.state_of("b");
     half.lifecycle = Lifecycle::Broken;
     half.revision += 1;
-    desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(stopped) });
-    desk.step(Event::State { node: name("b"), version: ProtocolVersion::CURRENT, state: Box::new(half) });
+    desk.step(Event::State { node: name("a"), state: Box::new(stopped) });
+    desk.step(Event::State { node: name("b"), state: Box::new(half) });
     desk.run(OperationKind::Create, None);
     let plan: Vec<String> = desk.states().iter().map(|(kind, node, _)| format!("{kind} {node}")).collect();
     let wanted = ["join a", "wait_ready a", "delete_node b", "reset b", "join b", "wait_ready b", "add_ons m"];
@@ -1755,11 +1756,11 @@ fn an_older_state_does_not_replace_a_newer_one() {
     let mut desk = Desk::with_cluster(&["a"]);
     let old = desk.core.state_of(&name("a")).unwrap().clone();
     desk.boots("a");
-    desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(old.clone()) });
+    desk.step(Event::State { node: name("a"), state: Box::new(old.clone()) });
     assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 2));
     // a new card counts from one again
     desk.quiet(SILENT_MS);
-    desk.step(Event::State { node: name("a"), version: ProtocolVersion::CURRENT, state: Box::new(old) });
+    desk.step(Event::State { node: name("a"), state: Box::new(old) });
     assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 1));
 }
 
@@ -1817,8 +1818,8 @@ fn told_in(desk: &Desk, node: &str) -> Option<ProtocolVersion> {
 
 fn speaks_in(desk: &mut Desk, node: &str, version: ProtocolVersion) {
     desk.nodes.get_mut(&name(node)).unwrap().revision += 1;
-    let state = desk.state_of(node);
-    desk.step(Event::State { node: name(node), version, state: Box::new(state) });
+    let state = NodeState { speaks: SpokenVersion::said_by(version), ..desk.state_of(node) };
+    desk.step(Event::State { node: name(node), state: Box::new(state) });
 }
 
 fn wants(desk: &mut Desk, kind: OperationKind, node: Option<&str>, force: Force) -> ConsoleResponse {
@@ -1866,12 +1867,19 @@ fn a_lower_version_is_believed_at_once_and_a_higher_one_only_with_evidence() {
     use ProtocolVersion::{V1, V2};
     let mut desk = Desk::with_cluster(&["a"]);
     // set back to the program before, on a card that has heard of nobody: it reads no state of ours, and so names none
-    let unheard = NodeState { heard: None, start: 0, revision: 0, ..desk.state_of("a") };
-    desk.step(Event::State { node: name("a"), version: V1, state: Box::new(unheard.clone()) });
+    let unheard = |version| NodeState {
+        heard: None,
+        start: 0,
+        revision: 0,
+        speaks: SpokenVersion::said_by(version),
+        ..desk.state_of("a")
+    };
+    let (low, high) = (unheard(V1), unheard(V2));
+    desk.step(Event::State { node: name("a"), state: Box::new(low) });
     assert_eq!(desk.core.broadcast_version(), V1);
     assert!(says_state(&desk));
     // and one that is no evidence raises nothing
-    desk.step(Event::State { node: name("a"), version: V2, state: Box::new(unheard) });
+    desk.step(Event::State { node: name("a"), state: Box::new(high) });
     assert_eq!(desk.core.version_of(&name("a")), V1);
 }
 

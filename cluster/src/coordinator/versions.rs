@@ -24,7 +24,7 @@ impl Coordinator {
         self.record.known.iter().map(|node| self.version_of(node)).fold(self.config.speaks, ProtocolVersion::min)
     }
 
-    /// A node wrote in this version, at whatever time. If it seemed to speak a higher one, its program may be the one before
+    /// A node says that it speaks this version, at whatever time it said so. If it seemed to speak a higher one, its program may be the one before
     /// again, and it hears nothing of us until we write so.
     pub(super) fn speaks_less(&mut self, node: &NodeName, version: ProtocolVersion) {
         if let Some(Seen { speaks: Some(speaks), .. }) = self.seen.get_mut(node) {

@@ -312,7 +312,7 @@ pub struct NodeCore {
     unsaved: Unsaved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
     behind: Vec<Action>,
-    /// The version of the protocol that the coordinator understands, as far as we have heard.
+    /// The version of the protocol that the whole crew reads, as far as we have heard.
     writes: ProtocolVersion,
 }
 
@@ -453,16 +453,15 @@ impl NodeCore {
         self.record.heard.as_ref()
     }
 
-    /// The version of the protocol in which this node writes: what the coordinator understands, and until it is heard what
-    /// every one does.
+    /// The version of the protocol in which this node writes: that of the coordinator's state, which is what the whole crew
+    /// reads, and until one is heard the version before.
     pub fn writes(&self) -> ProtocolVersion {
         self.writes
     }
 
-    /// The coordinator says, in its state of this session, up to which version we understand each other. A lower one is
-    /// believed at once: whoever it comes from, everybody reads it. A higher one only if no later session was heard of: a
-    /// coordinator may have been set back to the program before.
-    pub fn coordinator_speaks(&mut self, session: &Session, version: ProtocolVersion) {
+    /// The coordinator's state of this session is written in this version. A lower one is followed at once: everybody reads
+    /// it. A higher one only if no later session was heard of: a coordinator may have been set back to the program before.
+    pub fn follow(&mut self, session: &Session, version: ProtocolVersion) {
         if version < self.writes || self.record.heard.as_ref() == Some(session) {
             self.writes = version;
         }

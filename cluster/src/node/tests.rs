@@ -603,22 +603,22 @@ fn a_command_to_go_down_survives_a_failed_store() {
 }
 
 #[test]
-fn a_node_writes_what_its_coordinator_reads() {
+fn a_node_writes_in_the_version_of_the_coordinators_state() {
     use beehive_mqtt::ProtocolVersion::{V1, V2};
     let session = |number: u64| Session { term: 1, number, nonce: "s".parse().unwrap() };
     let (mut core, _) = NodeCore::start(now(0), config(Role::Node, "b1"), NodeRecord::default());
     assert_eq!(core.writes(), V1, "nobody was heard");
     core.step(now(1), Event::Coordinator(session(2)));
-    core.coordinator_speaks(&session(2), V2);
+    core.follow(&session(2), V2);
     assert_eq!(core.writes(), V2);
     // set back to the program before: its next session is heard at once, and what the one before had said no more
     core.step(now(2), Event::Coordinator(session(3)));
-    core.coordinator_speaks(&session(3), V1);
+    core.follow(&session(3), V1);
     assert_eq!(core.writes(), V1);
-    core.coordinator_speaks(&session(2), V2);
+    core.follow(&session(2), V2);
     assert_eq!(core.writes(), V1);
     // restored from an old backup, and set back: its session is an old one, and it has to read us to learn that
-    core.coordinator_speaks(&session(3), V2);
-    core.coordinator_speaks(&session(1), V1);
+    core.follow(&session(3), V2);
+    core.follow(&session(1), V1);
     assert_eq!(core.writes(), V1);
 }

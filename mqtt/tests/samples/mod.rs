@@ -162,6 +162,7 @@ pub fn node_state(fill: Fill) -> NodeState {
                 outcome: ShutdownOutcome::Interrupted,
             },
         ),
+        speaks: speaks(fill),
     }
 }
 

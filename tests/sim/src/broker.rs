@@ -99,8 +99,7 @@ impl World {
         let after = if self.random.hits(self.faults.delay) { self.random.between(50, 3_000) } else { 5 };
         let life = self.pis[index].life;
         if let Some(shown) = &self.shown {
-            let (session, common) = (shown.session.clone(), shown.common());
-            let heard = Heard { session, common, written: self.shown_in };
+            let heard = Heard { session: shown.session.clone(), written: self.shown_in };
             self.later(after, Happening::Hears(index, life, heard));
         }
     }
@@ -114,9 +113,7 @@ impl World {
                 pi.and_then(|pi| pi.core.as_ref()).map_or(ProtocolVersion::BEFORE, |core| core.writes())
             }
             (Wrapping::Envelope, Writer::Coordinator) => self.core_version(),
-            (Wrapping::Envelope, Writer::User(_)) => {
-                self.shown.as_ref().map_or(ProtocolVersion::BEFORE, |shown| shown.common())
-            }
+            (Wrapping::Envelope, Writer::User(_)) => self.shown_in,
         };
         self.say_in(version.max(payload.since()), topic, payload);
     }

@@ -18,7 +18,7 @@ use beehive_mqtt::command::Command;
 use beehive_mqtt::console::{Ask, ConsoleRequest, Force, Mode};
 use beehive_mqtt::coordinator::{OperationKind, Session};
 use beehive_mqtt::node::{CommandResult, EngineRun, EngineState, Lifecycle, NodeState, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, ProtocolVersion, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, ProtocolVersion, SpokenVersion, Text};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How often each agent, each Pi and each coordinator may die, and how often a second passes.
@@ -126,6 +126,7 @@ impl Node {
             heard: core.heard().cloned(),
             engine: engine(),
             last_shutdown: core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
         })
     }
 }
@@ -382,8 +383,7 @@ impl World {
             Happening::State(index, master) => {
                 let node = world.nodes[*index].name.clone();
                 if let Some(state) = world.nodes[*index].state() {
-                    let version = ProtocolVersion::CURRENT;
-                    world.coordinate(*master, coordinator::Event::State { node, version, state: Box::new(state) });
+                    world.coordinate(*master, coordinator::Event::State { node, state: Box::new(state) });
                     world.look(*master);
                 }
             }

@@ -12,7 +12,7 @@ use beehive_cluster::node::{
 use beehive_mqtt::command::SealContext;
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::node::{CommandStatus, Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, ProtocolVersion, Text, Topic};
+use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
 
 const GRACE_MS: u64 = 5_000;
 const PREPARE_MS: u64 = 120_000;
@@ -344,6 +344,7 @@ impl World {
             heard: core.heard().cloned(),
             engine: pi.engine(),
             last_shutdown: core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(pi.speaks),
         };
         let same = pi.published.as_ref() == Some(&state);
         if same && !always {

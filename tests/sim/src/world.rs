@@ -171,7 +171,6 @@ pub(crate) enum Happening {
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
     pub(crate) session: Session,
-    pub(crate) common: ProtocolVersion,
     pub(crate) written: ProtocolVersion,
 }
 
@@ -1203,7 +1202,7 @@ impl World {
 
     /// The coordinator's state arrives at a node.
     pub(crate) fn hears(&mut self, index: usize, heard: Heard) {
-        let Heard { session, common, written } = heard;
+        let Heard { session, written } = heard;
         if written > self.pis[index].speaks {
             self.reached.refusal("node", "unknown-version");
             return;
@@ -1212,7 +1211,7 @@ impl World {
         let pi = &mut self.pis[index];
         let Some(core) = &mut pi.core else { return };
         let before = core.writes();
-        core.coordinator_speaks(&session, common.min(pi.speaks));
+        core.follow(&session, written);
         if core.writes() != before {
             self.publish_anew(index);
         }
@@ -1315,7 +1314,7 @@ impl World {
                 let state: NodeState = decode(bytes).unwrap();
                 self.reached.note("lifecycle", beehive_cluster::node::lifecycle_word(state.lifecycle));
                 self.reached.note("power", crate::reached::power_word(state.power));
-                self.coordinate(Event::State { node, version, state: Box::new(state) });
+                self.coordinate(Event::State { node, state: Box::new(state) });
             }
             Topic::Result(node) => {
                 let result: CommandResult = decode(bytes).unwrap();
@@ -1348,8 +1347,8 @@ impl World {
             }
             // kept, and played again
             Topic::CoordinatorState => {
-                let state = decode::<CoordinatorState>(bytes).unwrap();
-                let heard = Heard { common: state.common(), session: state.session, written: version };
+                let session = decode::<CoordinatorState>(bytes).unwrap().session;
+                let heard = Heard { session, written: version };
                 for index in 0..self.pis.len() {
                     self.hears(index, heard.clone());
                 }
