@@ -29,7 +29,8 @@ fn version(message: &Publish) -> u64 {
 /// The versions of the commands to a node among these messages.
 fn told(heard: &[Publish], node: &str) -> Vec<u64> {
     let command = Topic::Command(pi(node));
-    let mut all: Vec<u64> = heard.iter().filter(|message| topic(message).as_ref() == Some(&command)).map(version).collect();
+    let mut all: Vec<u64> =
+        heard.iter().filter(|message| topic(message).as_ref() == Some(&command)).map(version).collect();
     all.dedup();
     all
 }
@@ -157,9 +158,7 @@ async fn a_crew_is_upgraded_the_master_first_and_set_back_and_works_all_the_whil
     for name in THREE {
         node_in(&mut listener, name, 2).await;
     }
-    until("the crew to be ready", PATIENCE, || {
-        (crew.status()["cluster"]["phase"] == "ready").then_some(())
-    });
+    until("the crew to be ready", PATIENCE, || (crew.status()["cluster"]["phase"] == "ready").then_some(()));
     assert_eq!(crew.is_ready(), cluster);
     let of_before = crew.console_before(&["status", "--timeout", "2"]);
     assert_ne!(of_before.document()["cluster"]["phase"], "ready", "it is too old to read any of it: {of_before:?}");
@@ -179,9 +178,7 @@ async fn a_crew_is_upgraded_the_master_first_and_set_back_and_works_all_the_whil
             read::<CoordinatorState>(message, &Topic::CoordinatorState).is_some_and(|state| state.speaks.is_none())
         })
         .await;
-    until("the crew to be ready", PATIENCE, || {
-        (crew.status()["cluster"]["phase"] == "ready").then_some(())
-    });
+    until("the crew to be ready", PATIENCE, || (crew.status()["cluster"]["phase"] == "ready").then_some(()));
     crew.console(&["node", "leave", "pi-2", "--yes", "--wait"]).with(0);
     crew.console(&["node", "join", "pi-2", "--wait"]).with(0);
     assert_eq!(crew.is_ready(), cluster);

@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 pub const BEEHIVE: &str = env!("CARGO_BIN_EXE_beehive");
 
 /// The variables of this machine's environment that would change what the program does.
-const VARIABLES: [&str; 6] = ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "BEEHIVE_IDENTITY", "RUST_LOG", PROTOCOL];
+const VARIABLES: [&str; 6] =
+    ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "BEEHIVE_IDENTITY", "RUST_LOG", PROTOCOL];
 
 /// Lets the program play the one before; see `beehive::link::speaks`.
 const PROTOCOL: &str = "BEEHIVE_TEST_PROTOCOL";
