@@ -789,6 +789,12 @@ pub enum ClusterCommand {
     /// Restarts every Pi, one after the other, each one emptied first
     #[command(after_help = ExitCode::help())]
     Reboot(Acting),
+    /// Brings the engine of every member to another version, one after the other, the master first
+    ///
+    /// Each one is emptied first, and the next one's turn comes when it is ready at that version. A copy of the cluster's
+    /// state is kept before. Members that have the version already are left alone.
+    #[command(after_help = ExitCode::help())]
+    Upgrade(MakeCluster),
     /// Switches every Pi off, the master last; says beforehand which will need a hand to come back
     #[command(after_help = ExitCode::help())]
     Shutdown(Acting),

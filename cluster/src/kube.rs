@@ -60,6 +60,8 @@ pub struct KubeNode {
     pub scheduling: Scheduling,
     /// The boot that its kubelet reported (`status.nodeInfo.bootID`).
     pub boot: Option<BootId>,
+    /// The version of its kubelet (`status.nodeInfo.kubeletVersion`); empty where it was never told.
+    pub version: Text<32>,
 }
 
 /// The API server, as last seen.

@@ -7,6 +7,7 @@
 //! | rebuild | snapshot; reset the nodes; reset the master; then as create: the master is reset last and initialised first |
 //! | reset | reset the nodes; reset the master |
 //! | reboot | one Pi after the other, the master last: cordon, drain, reboot, wait until ready in a new boot, uncordon |
+//! | upgrade | snapshot; then one member after the other, the master first: cordon, drain, upgrade, wait until ready at that version, uncordon |
 //! | shutdown | cordon the nodes (nothing is evicted); switch them off; then the master |
 //! | start | wait for each Pi that is off, all at once; then until its kubelet is ready |
 //! | node leave | cordon, drain, stop, delete the Node, reset: a node that is reset before its Node is gone cannot come back; then make sure that the Node stayed away |
@@ -197,6 +198,24 @@ pub fn reboot(master: &PlanNode, nodes: &[PlanNode]) -> Vec<PlannedStep> {
         plan.next_stage();
     }
     plan.reboot(master);
+    plan.steps
+}
+
+/// Bring the engine of these members to another version, one after the other, the master first: no kubelet may be newer than
+/// its API server. `snapshot` is what a failure to keep a copy means.
+pub fn upgrade(master: &NodeName, members: &[PlanNode], snapshot: Weight) -> Vec<PlannedStep> {
+    let mut plan = Plan::default();
+    if members.is_empty() {
+        return plan.steps;
+    }
+    plan.add(StepKind::Snapshot, master, snapshot);
+    let (masters, nodes): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.name == *master);
+    for member in masters.into_iter().chain(nodes) {
+        plan.next_stage();
+        for kind in [StepKind::Cordon, StepKind::Drain, StepKind::Upgrade, StepKind::WaitReady, StepKind::Uncordon] {
+            plan.add(kind, &member.name, Weight::Essential);
+        }
+    }
     plan.steps
 }
 
@@ -398,6 +417,28 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_begins_with_the_master_and_takes_one_after_the_other() {
+        let members = [node("a", Belongs::Inside), node("m", Belongs::Inside)];
+        assert_eq!(
+            words(&upgrade(&members[1].name, &members, Weight::Essential)),
+            [
+                "0 snapshot m",
+                "1 cordon m",
+                "1 drain m",
+                "1 upgrade m",
+                "1 wait_ready m",
+                "1 uncordon m",
+                "2 cordon a",
+                "2 drain a",
+                "2 upgrade a",
+                "2 wait_ready a",
+                "2 uncordon a",
+            ]
+        );
+        assert!(upgrade(&members[1].name, &[], Weight::Essential).is_empty());
+    }
+
+    #[test]
     fn a_start_waits_for_each_pi_and_for_the_kubelets_of_members() {
         let plan = start(&[node("a", Belongs::Inside), node("b", Belongs::Outside)]);
         assert_eq!(words(&plan), ["0 wait_up a", "0 wait_ready a", "0 wait_up b"]);
@@ -409,6 +450,9 @@ mod tests {
             (1..beehive_mqtt::MAX_NODES).map(|number| node(&alloc::format!("n{number}"), Belongs::Inside)).collect();
         let plan = reboot(&node("m", Belongs::Inside), &nodes);
         assert!(plan.len() <= beehive_mqtt::console::MAX_PLAN_STEPS);
+        let all: Vec<_> = nodes.iter().cloned().chain([node("m", Belongs::Inside)]).collect();
+        let plan = upgrade(&all[all.len() - 1].name, &all, Weight::Essential);
+        assert!(plan.len() <= beehive_mqtt::console::MAX_PLAN_STEPS, "{}", plan.len());
         assert!(
             rebuild(&node("m", Belongs::Inside), &nodes, Weight::Essential).len()
                 <= beehive_mqtt::console::MAX_PLAN_STEPS

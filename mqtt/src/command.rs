@@ -128,6 +128,11 @@ pub enum Verb {
     Snapshot,
     /// Apply the add-ons.
     AddOns,
+    /// Bring the engine of this member to another version, and let it run again.
+    Upgrade {
+        /// Which.
+        version: Text<32>,
+    },
     /// Restart the Pi; it has been emptied.
     Reboot,
     /// Switch the Pi off; it has been emptied.
@@ -162,6 +167,8 @@ pub enum VerbName {
     Snapshot,
     /// [`Verb::AddOns`]
     AddOns,
+    /// [`Verb::Upgrade`]
+    Upgrade,
     /// [`Verb::Reboot`]
     Reboot,
     /// [`Verb::PowerOff`]
@@ -182,6 +189,7 @@ impl VerbName {
             Self::Reset => "reset",
             Self::Snapshot => "snapshot",
             Self::AddOns => "add_ons",
+            Self::Upgrade => "upgrade",
             Self::Reboot => "reboot",
             Self::PowerOff => "power_off",
             Self::Identify => "identify",
@@ -202,6 +210,7 @@ impl VerbName {
             | Self::PowerOff
             | Self::Identify
             | Self::Answer => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
         }
     }
 
@@ -214,6 +223,7 @@ impl VerbName {
             | Self::Stop
             | Self::Snapshot
             | Self::AddOns
+            | Self::Upgrade
             | Self::Reboot
             | Self::PowerOff
             | Self::Identify
@@ -238,6 +248,7 @@ impl Verb {
             Self::Reset => VerbName::Reset,
             Self::Snapshot => VerbName::Snapshot,
             Self::AddOns => VerbName::AddOns,
+            Self::Upgrade { .. } => VerbName::Upgrade,
             Self::Reboot => VerbName::Reboot,
             Self::PowerOff => VerbName::PowerOff,
             Self::Identify { .. } => VerbName::Identify,
@@ -280,6 +291,7 @@ impl Command {
             | Verb::Reset
             | Verb::Snapshot
             | Verb::AddOns
+            | Verb::Upgrade { .. }
             | Verb::Reboot
             | Verb::PowerOff
             | Verb::Identify { .. }
@@ -369,6 +381,7 @@ mod tests {
             VerbName::Reset,
             VerbName::Snapshot,
             VerbName::AddOns,
+            VerbName::Upgrade,
             VerbName::Reboot,
             VerbName::PowerOff,
             VerbName::Identify,

@@ -39,7 +39,7 @@ pub enum Ask {
         kind: OperationKind,
         /// On which node, for those that are about one.
         node: Option<NodeName>,
-        /// The engine version, for create, rebuild and join; empty means the one that is installed.
+        /// The engine version, for create, rebuild, join and upgrade; empty means the one that is installed.
         version: Text<32>,
         /// Whether a protecting rule may be set aside.
         force: Force,

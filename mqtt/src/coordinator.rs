@@ -204,6 +204,8 @@ pub enum OperationKind {
     Reset,
     /// Restart each Pi, one after the other.
     Reboot,
+    /// Bring the engine of each member to another version, one after the other, the master first.
+    Upgrade,
     /// Switch every Pi off, the master last.
     Shutdown,
     /// Wait for those that are off: people or a switch turn them on.
@@ -234,6 +236,7 @@ impl OperationKind {
             Self::Rebuild => "rebuild",
             Self::Reset => "reset",
             Self::Reboot => "reboot",
+            Self::Upgrade => "upgrade",
             Self::Shutdown => "shutdown",
             Self::Start => "start",
             Self::NodeDrain => "node_drain",
@@ -264,6 +267,7 @@ impl OperationKind {
             | Self::NodeReboot
             | Self::NodeShutdown
             | Self::NodeIdentify => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
         }
     }
 
@@ -273,6 +277,7 @@ impl OperationKind {
             Self::Rebuild | Self::Reset | Self::NodeLeave | Self::NodeReset => true,
             Self::Create
             | Self::Reboot
+            | Self::Upgrade
             | Self::Shutdown
             | Self::Start
             | Self::NodeDrain
@@ -366,6 +371,8 @@ pub enum StepKind {
     WaitReady,
     /// Apply the add-ons.
     AddOns,
+    /// Bring the engine to another version.
+    Upgrade,
     /// Restart the Pi and wait for its next boot.
     Reboot,
     /// Switch the Pi off and wait until it is silent.
@@ -393,6 +400,7 @@ impl StepKind {
             Self::Join => "join",
             Self::WaitReady => "wait_ready",
             Self::AddOns => "add_ons",
+            Self::Upgrade => "upgrade",
             Self::Reboot => "reboot",
             Self::PowerOff => "power_off",
             Self::WaitUp => "wait_up",
@@ -422,6 +430,7 @@ impl StepKind {
             | Self::WaitUp
             | Self::Identify
             | Self::LetGo => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
         }
     }
 }

@@ -125,9 +125,11 @@ impl Agent {
                 }
             }
             EngineTask::Stop => EngineWork::Stop,
+            EngineTask::Start => EngineWork::Start,
             EngineTask::Reset => EngineWork::Reset,
             EngineTask::Snapshot => EngineWork::Snapshot,
             EngineTask::AddOns => EngineWork::AddOns,
+            EngineTask::Upgrade { version } => EngineWork::Upgrade { version },
         };
         let future = self.engine.perform(work);
         let outcomes = self.outcomes.clone();

@@ -482,6 +482,7 @@ fn needs_the_picture(order: &Order, acting: Acting) -> bool {
         Some(
             OperationKind::Create
             | OperationKind::Rebuild
+            | OperationKind::Upgrade
             | OperationKind::Reset
             | OperationKind::Reboot
             | OperationKind::Start

@@ -61,6 +61,7 @@ impl Order {
             ClusterCommand::Rebuild(MakeCluster { acting, engine }) => (OperationKind::Rebuild, acting, engine),
             ClusterCommand::Reset(acting) => (OperationKind::Reset, acting, none),
             ClusterCommand::Reboot(acting) => (OperationKind::Reboot, acting, none),
+            ClusterCommand::Upgrade(MakeCluster { acting, engine }) => (OperationKind::Upgrade, acting, engine),
             ClusterCommand::Shutdown(acting) => (OperationKind::Shutdown, acting, none),
             ClusterCommand::Start(acting) => (OperationKind::Start, acting, none),
             ClusterCommand::Abort(acting) => {
@@ -114,6 +115,7 @@ impl Order {
                 | OperationKind::Rebuild
                 | OperationKind::Reset
                 | OperationKind::Reboot
+                | OperationKind::Upgrade
                 | OperationKind::Start
                 | OperationKind::NodeDrain
                 | OperationKind::NodeUncordon
@@ -161,6 +163,7 @@ fn effect(kind: OperationKind, name: &str) -> String {
         }
         OperationKind::Create
         | OperationKind::Reboot
+        | OperationKind::Upgrade
         | OperationKind::Shutdown
         | OperationKind::Start
         | OperationKind::NodeDrain
@@ -209,6 +212,7 @@ mod tests {
             ("cluster rebuild", Rebuild, None, Some("bee")),
             ("cluster reset", Reset, None, Some("bee")),
             ("cluster reboot", Reboot, None, None),
+            ("cluster upgrade", Upgrade, None, None),
             ("cluster shutdown", Shutdown, None, None),
             ("cluster start", Start, None, None),
         ] {

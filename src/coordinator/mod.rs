@@ -250,6 +250,7 @@ fn may(role: UserRole, request: &ConsoleRequest) -> May {
             OperationKind::Create
             | OperationKind::Rebuild
             | OperationKind::Reset
+            | OperationKind::Upgrade
             | OperationKind::NodeJoin
             | OperationKind::NodeLeave
             | OperationKind::NodeReset => May::Not("is a bridge, and may ask for nothing that makes or destroys"),

@@ -49,6 +49,12 @@ pub enum EngineWork {
     Snapshot,
     /// Apply the add-ons. On the control plane only.
     AddOns,
+    /// Bring this member's engine to another version, and let it run again. What is installed is replaced while it is
+    /// stopped: cut short, it is stopped with either version, and the same work done again ends it.
+    Upgrade {
+        /// Which.
+        version: Text<32>,
+    },
 }
 
 impl EngineWork {
@@ -62,6 +68,7 @@ impl EngineWork {
             Self::Reset => EngineVerb::Reset,
             Self::Snapshot => EngineVerb::Snapshot,
             Self::AddOns => EngineVerb::AddOns,
+            Self::Upgrade { .. } => EngineVerb::Upgrade,
         }
     }
 }
@@ -83,6 +90,8 @@ pub enum EngineVerb {
     Snapshot,
     /// [`EngineWork::AddOns`]
     AddOns,
+    /// [`EngineWork::Upgrade`]
+    Upgrade,
 }
 
 impl EngineVerb {
@@ -96,6 +105,7 @@ impl EngineVerb {
             Self::Reset => "reset",
             Self::Snapshot => "snapshot",
             Self::AddOns => "add-ons",
+            Self::Upgrade => "upgrade",
         }
     }
 }

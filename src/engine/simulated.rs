@@ -187,6 +187,8 @@ enum Step {
     Run(Membership),
     /// Stop what is there.
     Halt(Membership),
+    /// Run what is there at this version instead.
+    Replace(Membership),
     /// Remove all.
     Remove(String),
     /// Copy the control plane's state.
@@ -294,6 +296,14 @@ impl Inner {
             }),
             EngineWork::Snapshot => on_control_plane(&known).map(|()| Step::Copy),
             EngineWork::AddOns => on_control_plane(&known).map(|()| Step::Apply),
+            EngineWork::Upgrade { version } => match (&known.kept, known.run) {
+                (Kept::Member(member), EngineRun::Running) if member.version == version => {
+                    Ok(Step::Unchanged(format!("the engine runs {version} already")))
+                }
+                (Kept::Member(member), _) => Ok(Step::Replace(Membership { version, ..member.clone() })),
+                (Kept::Blank, _) => Err(refuse("no-cluster", "this Pi is in no cluster; let it join one first".into())),
+                (Kept::HalfJoined(_) | Kept::HalfReset, _) => Err(half_done(&known.kept)),
+            },
         }
     }
 
@@ -314,6 +324,15 @@ impl Inner {
                 }
                 self.keep(Kept::HalfReset, EngineRun::Stopped, Half::Clean).await
             }
+            // stopped while it is replaced; what is kept names the version before until that is done
+            Step::Replace(member) => {
+                match (member.part, &self.control_plane) {
+                    (ClusterPart::ControlPlane, Some(plane)) => plane.stop(),
+                    (ClusterPart::ControlPlane | ClusterPart::Worker, _) => {}
+                }
+                lock(&self.known).run = EngineRun::Stopped;
+                Ok(())
+            }
             Step::Unchanged(_) | Step::Run(_) | Step::Halt(_) | Step::Copy | Step::Apply => Ok(()),
         }
     }
@@ -331,6 +350,13 @@ impl Inner {
                 self.start_plane(&member).await?;
                 lock(&self.known).run = EngineRun::Running;
                 done("started the engine".into())
+            }
+            Step::Replace(member) => {
+                let detail = format!("runs {} now", member.version);
+                self.keep(Kept::Member(member.clone()), EngineRun::Stopped, Half::HalfDone).await?;
+                self.start_plane(&member).await?;
+                lock(&self.known).run = EngineRun::Running;
+                done(detail)
             }
             Step::Halt(member) => {
                 match (member.part, &self.control_plane) {
@@ -585,6 +611,26 @@ mod tests {
         assert_eq!(code(&engine, EngineWork::Reset).await, "done");
         assert_eq!(code(&engine, initialise("c2")).await, "done");
         assert_eq!(code(&engine, EngineWork::AddOns).await, "done", "a new cluster has none yet");
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_changes_the_version_and_what_was_cut_short_is_done_again() {
+        let dir = TempDir::new().unwrap();
+        let upgrade = || EngineWork::Upgrade { version: Text::cut("simulated-2") };
+        let (engine, plane) = master(&dir);
+        assert_eq!(code(&engine, upgrade()).await, "no-cluster");
+        engine.perform(initialise("c1")).await.unwrap();
+        let after = EngineState { version: Text::cut("simulated-2"), ..running_in("c1") };
+        engine.fail_next(EngineVerb::Upgrade, Fault::HalfWay);
+        assert_eq!(code(&engine, upgrade()).await, "injected");
+        assert_eq!(engine.state(), EngineState { run: EngineRun::Stopped, ..running_in("c1") });
+        assert!(plane.snapshot().is_err(), "the API server is stopped while it is replaced");
+        assert_eq!(code(&engine, upgrade()).await, "done");
+        assert_eq!(engine.state(), after);
+        assert!(plane.snapshot().is_ok());
+        assert_eq!(code(&engine, upgrade()).await, "unchanged");
+        drop((engine, plane));
+        assert_eq!(master(&dir).0.state(), after, "it is on the card");
     }
 
     #[tokio::test]

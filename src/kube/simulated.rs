@@ -128,6 +128,7 @@ struct Heard {
     id: StateId,
     cluster: Option<ClusterId>,
     run: EngineRun,
+    version: Text<32>,
     connected: bool,
 }
 
@@ -177,6 +178,9 @@ impl ControlPlane {
                     nodes: BTreeMap::new(),
                     invitations: BTreeMap::new(),
                 });
+            }
+            if let Some(kept) = &mut shared.kept {
+                kept.version = version.clone();
             }
             shared.run = EngineRun::Running;
             Ok(())
@@ -323,6 +327,7 @@ fn view(shared: &Shared) -> KubeView {
                     },
                     scheduling: if object.cordoned { Scheduling::Cordoned } else { Scheduling::Open },
                     boot: Some(object.boot.clone()),
+                    version: shared.heard.get(node).map(|heard| heard.version.clone()).unwrap_or_default(),
                 })
                 .collect(),
         },
@@ -493,6 +498,7 @@ fn heard(state: &NodeState) -> Heard {
         id: StateId { boot: state.boot.clone(), start: state.start, revision: state.revision },
         cluster: state.engine.cluster.clone(),
         run: state.engine.run,
+        version: state.engine.version.clone(),
         connected: true,
     }
 }

@@ -95,6 +95,8 @@ pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
         // kubeadm 1.16 took 213 s on an armv7 Pi
         StepKind::Initialise => 900_000,
         StepKind::Join | StepKind::WaitReady | StepKind::AddOns | StepKind::Snapshot => 300_000,
+        // as long as an initialise: images are pulled, and a control plane migrates what it has
+        StepKind::Upgrade => 900_000,
         // down 90 s at most by systemd's own limits, and a slow card takes minutes to boot
         StepKind::Reboot => 600_000,
         StepKind::PowerOff => 240_000,
@@ -109,6 +111,7 @@ pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
 fn is_rolling(kind: OperationKind) -> bool {
     match kind {
         OperationKind::Reboot
+        | OperationKind::Upgrade
         | OperationKind::NodeReboot
         | OperationKind::NodeDrain
         | OperationKind::NodeLeave
@@ -255,6 +258,7 @@ impl Coordinator {
             | StepKind::Join
             | StepKind::WaitReady
             | StepKind::AddOns
+            | StepKind::Upgrade
             | StepKind::Reboot
             | StepKind::PowerOff
             | StepKind::WaitUp
@@ -317,6 +321,7 @@ impl Coordinator {
                 | StepKind::Initialise
                 | StepKind::Join
                 | StepKind::AddOns
+                | StepKind::Upgrade
                 | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => {}
@@ -499,7 +504,14 @@ impl Coordinator {
                     || seen.and_then(|seen| seen.boot.as_ref()).is_some_and(|boot| {
                         step.boot_before.as_ref() != Some(boot) && state.is_some_and(|state| state.boot == *boot)
                     });
+                let upgraded = operation
+                    .steps
+                    .iter()
+                    .take(index)
+                    .any(|earlier| earlier.node == *node && earlier.kind == StepKind::Upgrade);
+                let other = upgraded && seen.is_some_and(|seen| seen.version != operation.version);
                 match seen.map(|seen| seen.ready) {
+                    Some(Ready::Yes) if other => "ready, but still of the version before",
                     Some(Ready::Yes) if fresh && online => return Verdict::Done(Text::cut("is ready")),
                     Some(Ready::Yes) if fresh => "ready, but its agent is not connected",
                     Some(Ready::Yes) => "ready, but still of the boot before",
@@ -568,6 +580,15 @@ impl Coordinator {
                 "waits until somebody switches it on"
             }
             StepKind::Cordon => "waits for the API server",
+            StepKind::Upgrade => {
+                let has = state.is_some_and(|state| {
+                    state.engine.run == EngineRun::Running && state.engine.version == operation.version
+                });
+                if has && self.plan_node(node).belongs == Belongs::Inside {
+                    return Verdict::Done(Text::cut("has that version"));
+                }
+                "waits for the node"
+            }
             StepKind::Snapshot | StepKind::Stop | StepKind::Reset | StepKind::AddOns | StepKind::Identify => {
                 "waits for the node"
             }
@@ -654,6 +675,7 @@ impl Coordinator {
             | StepKind::Initialise
             | StepKind::Join
             | StepKind::AddOns
+            | StepKind::Upgrade
             | StepKind::Reboot
             | StepKind::PowerOff
             | StepKind::Identify
@@ -701,6 +723,7 @@ impl Coordinator {
             StepKind::Stop => Some(Verb::Stop),
             StepKind::Reset => Some(Verb::Reset),
             StepKind::AddOns => Some(Verb::AddOns),
+            StepKind::Upgrade => Some(Verb::Upgrade { version: operation.version.clone() }),
             StepKind::Reboot => Some(Verb::Reboot),
             StepKind::PowerOff => Some(Verb::PowerOff),
             StepKind::Identify => Some(Verb::Identify { seconds: IDENTIFY_S }),
@@ -805,6 +828,7 @@ impl Coordinator {
                         | StepKind::Join
                         | StepKind::WaitReady
                         | StepKind::AddOns
+                        | StepKind::Upgrade
                         | StepKind::Reboot
                         | StepKind::PowerOff
                         | StepKind::WaitUp
@@ -877,6 +901,7 @@ impl Coordinator {
                 | StepKind::Join
                 | StepKind::WaitReady
                 | StepKind::AddOns
+                | StepKind::Upgrade
                 | StepKind::WaitUp
                 | StepKind::Identify
                 | StepKind::LetGo => {}
@@ -915,6 +940,7 @@ impl Coordinator {
                 | StepKind::Join
                 | StepKind::WaitReady
                 | StepKind::AddOns
+                | StepKind::Upgrade
                 | StepKind::Reboot
                 | StepKind::PowerOff
                 | StepKind::WaitUp
@@ -937,6 +963,7 @@ impl Coordinator {
                 | StepKind::Join
                 | StepKind::WaitReady
                 | StepKind::AddOns
+                | StepKind::Upgrade
                 | StepKind::Reboot
                 | StepKind::PowerOff
                 | StepKind::WaitUp
@@ -988,6 +1015,19 @@ impl Coordinator {
                 self.note_cluster(node, Lifecycle::Member);
             }
             StepKind::Join => self.note_cluster(node, Lifecycle::Member),
+            StepKind::Upgrade => {
+                let version = self.operation(id).map(|operation| operation.version.clone()).unwrap_or_default();
+                // who joins from now on joins at the version of the API server
+                if *node == self.config.master {
+                    if let Some(cluster) = &mut self.record.cluster {
+                        cluster.version = version.clone();
+                    }
+                }
+                if let Some(state) = self.seen.get_mut(node).and_then(|seen| seen.state.as_mut()) {
+                    state.engine.version = version;
+                    state.engine.run = EngineRun::Running;
+                }
+            }
             StepKind::Reset => {
                 self.note_cluster(node, Lifecycle::Blank);
                 self.record.release(node);
@@ -1114,6 +1154,7 @@ impl Coordinator {
                     | StepKind::Join
                     | StepKind::WaitReady
                     | StepKind::AddOns
+                    | StepKind::Upgrade
                     | StepKind::Reboot
                     | StepKind::WaitUp
                     | StepKind::Identify => false,
@@ -1197,6 +1238,7 @@ pub(super) fn verb_of(kind: StepKind) -> Option<VerbName> {
         StepKind::Initialise => Some(VerbName::Initialise),
         StepKind::Join => Some(VerbName::Join),
         StepKind::AddOns => Some(VerbName::AddOns),
+        StepKind::Upgrade => Some(VerbName::Upgrade),
         StepKind::Reboot => Some(VerbName::Reboot),
         StepKind::PowerOff => Some(VerbName::PowerOff),
         StepKind::Identify => Some(VerbName::Identify),

@@ -66,6 +66,10 @@ const BACK_AFTER_MS: u64 = HEARTBEAT_MS;
 /// node that lies cannot push the number to its end.
 const MAX_LEAD: u64 = 1_000_000;
 
+/// How many earlier boots of a node are known again. In one session of ours a node restarts a few times, not by the dozen;
+/// what names an earlier session counts for nothing anyway.
+const PAST_BOOTS: usize = 32;
+
 /// So much later than it was due an event shows that the coordinator itself was away. A loaded Pi is late by a second.
 const ASLEEP_MS: u64 = 5_000;
 
@@ -242,11 +246,13 @@ pub(crate) struct Seen {
     presence_at: Instant,
     /// The version of the protocol that it says to speak, of those that we do.
     speaks: Option<ProtocolVersion>,
+    /// The boots before that of the state, as far as they were heard of in this session; the newest last.
+    past: Vec<BootId>,
 }
 
 impl Seen {
     fn new(now: Instant) -> Self {
-        Self { presence: None, state: None, heard: now, presence_at: now, speaks: None }
+        Self { presence: None, state: None, heard: now, presence_at: now, speaks: None, past: Vec::new() }
     }
 
     /// Connected, as far as is known: a will may get lost with its broker, so silence counts too.
@@ -562,6 +568,16 @@ impl Coordinator {
             let older = (state.start, state.revision) < (last.start, last.revision);
             if older && (last.boot == state.boot || !seen.is_silent(now)) {
                 return;
+            }
+            // a boot that has ended does not come back: that is a message that was kept
+            if seen.past.contains(&state.boot) {
+                return;
+            }
+            if last.boot != state.boot {
+                if seen.past.len() >= PAST_BOOTS {
+                    seen.past.remove(0);
+                }
+                seen.past.push(last.boot.clone());
             }
         }
         seen.heard = now;

@@ -81,6 +81,7 @@ impl Coordinator {
         let changing = self.record.active_exclusive().is_some_and(|operation| match operation.kind {
             OperationKind::Create | OperationKind::Rebuild | OperationKind::Reset => true,
             OperationKind::Reboot
+            | OperationKind::Upgrade
             | OperationKind::Shutdown
             | OperationKind::Start
             | OperationKind::NodeDrain
@@ -150,6 +151,7 @@ impl Coordinator {
                     | StepKind::Cordon
                     | StepKind::Uncordon
                     | StepKind::AddOns
+                    | StepKind::Upgrade
                     | StepKind::Reboot
                     | StepKind::PowerOff
                     | StepKind::WaitUp

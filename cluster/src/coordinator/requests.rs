@@ -48,6 +48,7 @@ impl Reply {
 struct Wanted<'a> {
     kind: OperationKind,
     node: Option<&'a NodeName>,
+    version: &'a Text<32>,
     force: Force,
 }
 
@@ -92,7 +93,7 @@ impl Coordinator {
         }
         let reply = match &request.ask {
             Ask::Operation { kind, node, version, force } => {
-                let wanted = Wanted { kind: *kind, node: node.as_ref(), force: *force };
+                let wanted = Wanted { kind: *kind, node: node.as_ref(), version, force: *force };
                 match self.plan_for(now, &request.id, &wanted).and_then(|plan| self.understood(plan)) {
                     Err(reply) => *reply,
                     Ok(plan) if request.mode == Mode::DryRun => {
@@ -106,7 +107,7 @@ impl Coordinator {
                     }
                     Ok(plan) => {
                         let by = Text::format(format_args!("user:{user}"));
-                        self.begin_operation(now, request.id.clone().into(), &wanted, version.clone(), by, plan)
+                        self.begin_operation(now, request.id.clone().into(), &wanted, by, plan)
                     }
                 }
             }
@@ -201,6 +202,34 @@ impl Coordinator {
                 }
                 plan::reboot(&master, &workers)
             }
+            OperationKind::Upgrade => {
+                if wanted.version.is_empty() {
+                    return Err(Box::new(Reply::new(
+                        ResponseStatus::Invalid,
+                        "no-version",
+                        format_args!("upgrade needs the engine version that is wanted (--engine-version)"),
+                    )));
+                }
+                if !cluster {
+                    return refused("no-cluster", format_args!("there is no cluster to upgrade"));
+                }
+                if let (Some(holder), true) = (self.slots_full(None), wanted.force == Force::No) {
+                    return Err(Box::new(slot_held(holder)));
+                }
+                let all = core::iter::once(&master).chain(&workers);
+                let members: Vec<_> = all
+                    .filter(|node| node.belongs == Belongs::Inside && !self.runs_version(&node.name, wanted.version))
+                    .cloned()
+                    .collect();
+                if members.is_empty() {
+                    return Err(Box::new(Reply::unchanged(format_args!("every member runs {}", wanted.version))));
+                }
+                let snapshot = match wanted.force {
+                    Force::No => Weight::Essential,
+                    Force::Yes => Weight::BestEffort,
+                };
+                plan::upgrade(&self.config.master, &members, snapshot)
+            }
             OperationKind::Shutdown => {
                 let on: Vec<_> = workers.into_iter().filter(|node| self.may_be_on(now, &node.name)).collect();
                 plan::shutdown(&master, &on, MasterEnd::Commanded)
@@ -266,6 +295,7 @@ impl Coordinator {
             | OperationKind::Rebuild
             | OperationKind::Reset
             | OperationKind::Reboot
+            | OperationKind::Upgrade
             | OperationKind::Shutdown
             | OperationKind::Start
             | OperationKind::NodeUncordon
@@ -332,6 +362,7 @@ impl Coordinator {
             | OperationKind::Rebuild
             | OperationKind::Reset
             | OperationKind::Reboot
+            | OperationKind::Upgrade
             | OperationKind::Shutdown
             | OperationKind::Start => Ok(Vec::new()),
         }
@@ -341,6 +372,12 @@ impl Coordinator {
     fn is_being_emptied(&self, node: &NodeName) -> bool {
         let mut wishes = self.record.operations.iter().filter(|held| !held.phase.is_final() && held.request.is_some());
         wishes.any(|held| held.steps.iter().any(|step| step.node == *node && !step.has_ended()))
+    }
+
+    /// Whether a member's engine runs and is of that version.
+    fn runs_version(&self, node: &NodeName, version: &Text<32>) -> bool {
+        self.state_of(node)
+            .is_some_and(|state| state.engine.run == EngineRun::Running && state.engine.version == *version)
     }
 
     /// Just after its start the coordinator has not heard everybody; a plan made then would be wrong. Whoever asks, asks again.
@@ -387,7 +424,6 @@ impl Coordinator {
         now: Instant,
         id: OperationId,
         wanted: &Wanted<'_>,
-        version: Text<32>,
         requested_by: Text<72>,
         plan: Vec<PlannedStep>,
     ) -> Reply {
@@ -395,7 +431,17 @@ impl Coordinator {
         let scope = if beside || wanted.kind == OperationKind::NodeIdentify { Scope::Local } else { Scope::Exclusive };
         let kind = wanted.kind;
         let steps = plan.len();
-        self.start_operation(now, id.clone(), kind, wanted.node, scope, version, requested_by, None, plan);
+        self.start_operation(
+            now,
+            id.clone(),
+            kind,
+            wanted.node,
+            scope,
+            wanted.version.clone(),
+            requested_by,
+            None,
+            plan,
+        );
         let overrides = match wanted.force {
             Force::Yes => "; rules that protect were set aside",
             Force::No => "",
@@ -656,7 +702,9 @@ fn reopen(operation: &mut Operation) {
     let past_it: Vec<NodeName> = operation
         .steps
         .iter()
-        .filter(|step| matches!(step.kind, StepKind::Reboot | StepKind::Stop) && step.state == StepState::Done)
+        .filter(|step| {
+            matches!(step.kind, StepKind::Reboot | StepKind::Stop | StepKind::Upgrade) && step.state == StepState::Done
+        })
         .map(|step| step.node.clone())
         .collect();
     for step in &mut operation.steps {
@@ -671,6 +719,7 @@ fn reopen(operation: &mut Operation) {
             | StepKind::Join
             | StepKind::WaitReady
             | StepKind::AddOns
+            | StepKind::Upgrade
             | StepKind::Reboot
             | StepKind::PowerOff
             | StepKind::WaitUp

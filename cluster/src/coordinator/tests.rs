@@ -18,6 +18,7 @@ struct Played {
     revision: u32,
     cluster: Option<ClusterId>,
     lifecycle: Lifecycle,
+    version: Text<32>,
     power: PowerPhase,
     orderly: bool,
     online: bool,
@@ -71,6 +72,7 @@ impl Desk {
             revision: 1,
             cluster: None,
             lifecycle: Lifecycle::Blank,
+            version: Text::new(),
             power: PowerPhase::Running,
             orderly: true,
             online: true,
@@ -215,7 +217,7 @@ impl Desk {
             engine: EngineState {
                 cluster: played.cluster,
                 run: if running { EngineRun::Running } else { EngineRun::Stopped },
-                version: Text::new(),
+                version: played.version,
             },
             last_shutdown: Some(LastShutdown {
                 phase: PowerPhase::HandingOver,
@@ -432,6 +434,7 @@ impl Desk {
                     ready: Ready::Yes,
                     scheduling: Scheduling::Open,
                     boot: Some(boot(node, boots)),
+                    version: Text::new(),
                 });
                 self.result(node, command, CommandStatus::Succeeded, "done");
                 self.speak(node);
@@ -450,6 +453,14 @@ impl Desk {
             }
             Verb::Stop | Verb::Snapshot | Verb::AddOns | Verb::Identify { .. } | Verb::Answer { .. } => {
                 self.result(node, command, CommandStatus::Succeeded, "done");
+            }
+            Verb::Upgrade { version } => {
+                self.result(node, command, CommandStatus::Accepted, "accepted");
+                self.nodes.get_mut(node).unwrap().version = version.clone();
+                self.result(node, command, CommandStatus::Succeeded, "done");
+                self.speak(node);
+                self.kube_node(&text).version = version.clone();
+                self.look();
             }
             Verb::Reboot => {
                 self.result(node, command, CommandStatus::InProgress, "stopping");
@@ -522,6 +533,82 @@ fn create_initialises_the_master_and_then_joins_the_nodes() {
     assert_eq!(desk.membership("a"), Membership::Ready);
     let again = desk.run(OperationKind::Create, None);
     assert_eq!(again.status, ResponseStatus::Unchanged);
+}
+
+fn upgrade(desk: &mut Desk, version: &str, force: Force) -> ConsoleResponse {
+    let (kind, version) = (OperationKind::Upgrade, Text::cut(version));
+    desk.ask(Ask::Operation { kind, node: None, version, force }, Mode::Execute)
+}
+
+#[test]
+fn an_upgrade_takes_the_master_first_and_then_one_after_the_other() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    assert_eq!(upgrade(&mut desk, "", Force::No).code.as_str(), "no-version");
+    assert_eq!(upgrade(&mut desk, "v2", Force::No).status, ResponseStatus::Started);
+    desk.settle();
+    let each = |node: &str| ["cordon", "drain", "upgrade", "uncordon"].map(|word| format!("{word} {node}"));
+    let expected: Vec<String> =
+        core::iter::once("snapshot m".to_string()).chain(["m", "a", "b"].into_iter().flat_map(each)).collect();
+    assert_eq!(desk.log, expected);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.stored.cluster.as_ref().unwrap().version.as_str(), "v2", "who joins now joins at that version");
+    assert_eq!(upgrade(&mut desk, "v2", Force::No).status, ResponseStatus::Unchanged);
+}
+
+#[test]
+fn the_next_is_upgraded_only_when_the_one_before_is_ready_at_that_version() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    upgrade(&mut desk, "v2", Force::No);
+    while !desk.log.contains(&"upgrade m".to_string()) {
+        let (token, work) = if desk.works.is_empty() {
+            (0, None)
+        } else {
+            let (t, w) = desk.work();
+            (t, Some(w))
+        };
+        match work {
+            Some(work) => desk.kube_does(token, &work),
+            None => {
+                let snapshot = desk.command(VerbName::Snapshot, "m");
+                desk.obey(&name("m"), &snapshot);
+            }
+        }
+    }
+    let command = desk.command(VerbName::Upgrade, "m");
+    desk.nodes.get_mut(&name("m")).unwrap().version = Text::cut("v2");
+    desk.result(&name("m"), &command, CommandStatus::Succeeded, "done");
+    desk.speak(&name("m"));
+    desk.quiet(60_000);
+    assert!(!desk.log.contains(&"uncordon m".to_string()), "its kubelet is the old one yet: {:?}", desk.log);
+    desk.all_speak();
+    desk.kube_node("m").version = Text::cut("v2");
+    desk.look();
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?} {:?}", desk.log, desk.core.state(Instant::from_ms(desk.now)));
+}
+
+#[test]
+fn an_upgrade_that_fails_ends_there_and_uncordons_and_goes_on_when_it_is_resumed() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    upgrade(&mut desk, "v2", Force::No);
+    desk.deaf.insert(name("a"));
+    desk.settle();
+    for _ in 0..ATTEMPTS {
+        let command = desk.command(VerbName::Upgrade, "a");
+        desk.result(&name("a"), &command, CommandStatus::Failed, "no-space");
+        desk.quiet(20_000);
+    }
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert!(!desk.is_cordoned("a"), "{:?}", desk.log);
+    assert!(!desk.log.contains(&"cordon b".to_string()), "nothing more begins");
+    assert_eq!(desk.stored.cluster.as_ref().unwrap().version.as_str(), "v2");
+    desk.deaf.clear();
+    desk.log.clear();
+    desk.ask(Ask::Resume, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert_eq!(desk.log[0], "cordon a", "the master has it already");
 }
 
 #[test]
@@ -826,6 +913,7 @@ fn a_node_that_registered_again_while_it_left_is_deleted_once_more() {
         ready: Ready::Yes,
         scheduling: Scheduling::Open,
         boot: Some(boot(&name("a"), 2)),
+        version: Text::new(),
     });
     desk.look();
     desk.settle();
@@ -1431,6 +1519,23 @@ fn a_node_that_left_by_itself_holds_no_slot() {
     assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
 }
 
+/// Kept by somebody, or long under way: it arrives when the node has been silent for so long that a new card could be in it.
+#[test]
+fn a_state_of_a_boot_that_has_ended_is_not_heard_again() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    let kept = NodeState { lifecycle: Lifecycle::Blank, ..desk.state_of("a") };
+    desk.dies("a");
+    desk.boots("a");
+    desk.dies("a");
+    desk.quiet(2 * SILENT_MS);
+    desk.step(Event::State { node: name("a"), state: Box::new(kept.clone()) });
+    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 2));
+    // another card's
+    let fresh = NodeState { boot: boot(&name("a"), 9), ..kept };
+    desk.step(Event::State { node: name("a"), state: Box::new(fresh) });
+    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 9));
+}
+
 /// Its agent restarted, and forgot its wish, before the node was cordoned for it: the answer finds nobody who waits.
 #[test]
 fn a_node_that_no_longer_wants_to_go_is_opened_again() {
@@ -1760,8 +1865,9 @@ fn an_older_state_does_not_replace_a_newer_one() {
     assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 2));
     // a new card counts from one again
     desk.quiet(SILENT_MS);
-    desk.step(Event::State { node: name("a"), state: Box::new(old) });
-    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 1));
+    let another = NodeState { boot: boot(&name("a"), 9), ..old };
+    desk.step(Event::State { node: name("a"), state: Box::new(another) });
+    assert_eq!(desk.core.state_of(&name("a")).unwrap().boot, boot(&name("a"), 9));
 }
 
 #[test]

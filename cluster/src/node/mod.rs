@@ -38,6 +38,9 @@ pub const LEAVE_DEADLINE_MS: u64 = 60_000;
 /// How long after a store that failed it is tried again.
 pub const STORE_AGAIN_MS: u64 = 1_000;
 
+/// How long a start of the engine may take: as systemd gives k3s and kubelets that are slow to come.
+const START_MS: u64 = 120_000;
+
 /// After this time the button's next press is a new one, even if nobody said what became of the one that cancelled a
 /// shutdown. Longer than any gesture.
 const SWALLOW_MS: u64 = 30_000;
@@ -179,6 +182,13 @@ pub enum EngineTask {
     Snapshot,
     /// Apply the add-ons.
     AddOns,
+    /// Start what was stopped.
+    Start,
+    /// Bring the engine to another version and let it run again.
+    Upgrade {
+        /// Which.
+        version: Text<32>,
+    },
 }
 
 /// Whether a press may still cancel.
@@ -291,6 +301,8 @@ enum Work {
     Command,
     /// Of the button's own.
     Local,
+    /// A start of the engine after an upgrade that failed.
+    Start,
 }
 
 /// The node's core.
@@ -307,6 +319,8 @@ pub struct NodeCore {
     next_token: u64,
     engine_cluster: Option<ClusterId>,
     engine_run: EngineRun,
+    engine_version: Text<32>,
+    after_upgrade: AfterUpgrade,
     nonce: Nonce,
     renewal: Renewal,
     unsaved: Unsaved,
@@ -314,6 +328,13 @@ pub struct NodeCore {
     behind: Vec<Action>,
     /// The version of the protocol that the whole crew reads, as far as we have heard.
     writes: ProtocolVersion,
+}
+
+/// Whether an upgrade that failed may have left the engine stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterUpgrade {
+    Nothing,
+    StartAgain,
 }
 
 /// Whether a new session was asked for.
@@ -351,6 +372,8 @@ impl NodeCore {
             next_token: 1,
             engine_cluster: None,
             engine_run: EngineRun::Stopped,
+            engine_version: Text::new(),
+            after_upgrade: AfterUpgrade::Nothing,
             unsaved: Unsaved::No,
             behind: Vec::new(),
             writes: ProtocolVersion::BEFORE,
@@ -428,7 +451,8 @@ impl NodeCore {
             | VerbName::Stop
             | VerbName::Reset
             | VerbName::Snapshot
-            | VerbName::AddOns => {}
+            | VerbName::AddOns
+            | VerbName::Upgrade => {}
             VerbName::Identify | VerbName::Answer => self.record.running = None,
         }
     }
@@ -611,6 +635,7 @@ impl NodeCore {
                 | Verb::Reset
                 | Verb::Snapshot
                 | Verb::AddOns
+                | Verb::Upgrade { .. }
                 | Verb::Reboot
                 | Verb::PowerOff
                 | Verb::Identify { .. } => {}
@@ -698,6 +723,10 @@ impl NodeCore {
             Verb::AddOns => {
                 self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::AddOns, actions);
             }
+            Verb::Upgrade { version } => {
+                let task = EngineTask::Upgrade { version };
+                self.engine_command(now, &command.id, name, command.expires_ms, None, task, actions);
+            }
         }
     }
 
@@ -714,7 +743,10 @@ impl NodeCore {
         if let Some(started) = &self.record.running {
             return Some(Text::format(format_args!("runs {} ({})", started.verb, started.id)));
         }
-        self.work.is_some().then(|| Text::cut("runs what the button asked for"))
+        self.work.map(|(_, work)| match work {
+            Work::Command | Work::Local => Text::cut("runs what the button asked for"),
+            Work::Start => Text::cut("starts its engine again"),
+        })
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one command
@@ -738,12 +770,23 @@ impl NodeCore {
             VerbName::Stop
             | VerbName::Snapshot
             | VerbName::AddOns
+            | VerbName::Upgrade
             | VerbName::Reboot
             | VerbName::PowerOff
             | VerbName::Identify
             | VerbName::Answer => {}
         }
-        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster });
+        let version = match &task {
+            EngineTask::Upgrade { version } => Some(version.clone()),
+            EngineTask::Initialise { .. }
+            | EngineTask::Join { .. }
+            | EngineTask::Stop
+            | EngineTask::Reset
+            | EngineTask::Start
+            | EngineTask::Snapshot
+            | EngineTask::AddOns => None,
+        };
+        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster, version });
         self.expires = Some(now.plus_ms(expires_ms));
         self.settle(id, verb, CommandStatus::Accepted, &Text::cut("accepted"), &Text::new(), actions);
         self.start_work(Work::Command, task, expires_ms, actions);
@@ -753,6 +796,7 @@ impl NodeCore {
         let token = self.next_token;
         self.next_token += 1;
         self.work = Some((token, work));
+        self.after_upgrade = AfterUpgrade::Nothing;
         actions.push(Action::Engine { token, task, deadline_ms });
     }
 
@@ -771,6 +815,7 @@ impl NodeCore {
                 | VerbName::Reset
                 | VerbName::Snapshot
                 | VerbName::AddOns
+                | VerbName::Upgrade
                 | VerbName::Identify
                 | VerbName::Answer => {
                     let reason = Text::format(format_args!("{verb} ({id}) came in between"));
@@ -779,7 +824,8 @@ impl NodeCore {
                 }
             }
         }
-        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster: None });
+        self.record.running =
+            Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster: None, version: None });
         self.expires = None;
         self.settle(id, verb, CommandStatus::InProgress, &Text::cut("stopping"), &Text::new(), actions);
         actions.push(Action::Power {
@@ -846,12 +892,14 @@ impl NodeCore {
         self.look_at(engine);
         let Some((_, work)) = self.work.filter(|(mine, _)| *mine == token) else {
             self.follow_engine();
+            self.start_again(actions);
             return;
         };
         self.work = None;
         let verb = match work {
             Work::Command => self.record.running.as_ref().map_or(VerbName::Identify, |started| started.verb),
             Work::Local => VerbName::Reset,
+            Work::Start => VerbName::Stop,
         };
         let ended = match &outcome {
             EngineOutcome::Done { .. } => Ended::Well,
@@ -867,12 +915,32 @@ impl NodeCore {
             (Work::Local, EngineOutcome::Done { detail, .. }) => {
                 actions.push(Action::Tell(NodeEventKind::Gesture, Text::format(format_args!("reset done {detail}"))));
             }
+            (Work::Start, EngineOutcome::Done { .. }) => {}
+            (Work::Start, EngineOutcome::Failed { reason, .. }) => {
+                let text = Text::format(format_args!("the engine does not start again after an upgrade: {reason}"));
+                actions.push(Action::Tell(NodeEventKind::Refused, text));
+            }
             (Work::Local, EngineOutcome::Failed { reason, .. }) => {
                 actions
                     .push(Action::Tell(NodeEventKind::Refused, Text::format(format_args!("reset failed: {reason}"))));
             }
         }
         self.after_work(verb, ended);
+        self.start_again(actions);
+    }
+
+    /// An upgrade that failed leaves the engine stopped, with either version. Nobody else would start it: on the master it is
+    /// the API server.
+    fn start_again(&mut self, actions: &mut Vec<Action>) {
+        match self.after_upgrade {
+            AfterUpgrade::Nothing => return,
+            AfterUpgrade::StartAgain => {}
+        }
+        let stopped = self.engine_cluster.is_some() && self.engine_run == EngineRun::Stopped;
+        if stopped && self.record.lifecycle == Lifecycle::Member && self.busy().is_none() {
+            self.after_upgrade = AfterUpgrade::Nothing;
+            self.start_work(Work::Start, EngineTask::Start, START_MS, actions);
+        }
     }
 
     fn engine_seen(&mut self, engine: EngineState, actions: &mut Vec<Action>) {
@@ -888,6 +956,11 @@ impl NodeCore {
                     }
                     // a reset that was cut short shows no cluster either
                     VerbName::Reset | VerbName::Stop | VerbName::Snapshot | VerbName::AddOns => false,
+                    VerbName::Upgrade => {
+                        started.version.as_ref() == Some(&self.engine_version)
+                            && self.engine_cluster.is_some()
+                            && self.engine_run == EngineRun::Running
+                    }
                     // goes on: settled by the next boot
                     VerbName::Reboot | VerbName::PowerOff | VerbName::Identify | VerbName::Answer => {
                         return self.follow_engine();
@@ -910,6 +983,7 @@ impl NodeCore {
     fn look_at(&mut self, engine: EngineState) {
         self.engine_cluster = engine.cluster;
         self.engine_run = engine.run;
+        self.engine_version = engine.version;
     }
 
     /// Where the node is after a step that was to change it.
@@ -936,6 +1010,13 @@ impl NodeCore {
             | VerbName::PowerOff
             | VerbName::Identify
             | VerbName::Answer => self.follow_engine(),
+            VerbName::Upgrade => {
+                self.after_upgrade = match ended {
+                    Ended::Well => AfterUpgrade::Nothing,
+                    Ended::Badly => AfterUpgrade::StartAgain,
+                };
+                self.follow_engine();
+            }
         }
     }
 
@@ -1147,6 +1228,7 @@ impl NodeCore {
             self.end_running(CommandStatus::TimedOut, &Text::cut("expired"), &reason, actions);
             if let Some(verb) = verb {
                 self.after_work(verb, Ended::Badly);
+                self.start_again(actions);
             }
         }
         let heard = self.heard().map(|heard| heard.nonce.clone());

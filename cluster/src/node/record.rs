@@ -48,6 +48,9 @@ pub struct Started {
     pub boot: BootId,
     /// The cluster that the node is in once it has succeeded.
     pub cluster: Option<ClusterId>,
+    /// The version that its engine has once it has succeeded.
+    #[serde(default)]
+    pub version: Option<Text<32>>,
 }
 
 /// How far a shutdown was when it was last stored.

@@ -248,6 +248,57 @@ fn a_step_that_failed_leaves_what_the_engine_shows() {
     }
 }
 
+fn at_version(version: &str, run: EngineRun) -> EngineState {
+    EngineState { version: Text::cut(version), ..engine(Some("c1"), run) }
+}
+
+#[test]
+fn an_upgrade_that_failed_starts_the_engine_again() {
+    let upgrade = || command("c-1", Verb::Upgrade { version: Text::cut("v2") });
+    let starts = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::Engine { task: EngineTask::Start, .. }))
+    };
+    let mut core = node(at_version("v1", EngineRun::Running));
+    core.step(now(1), upgrade());
+    let event = failed(&core, at_version("v1", EngineRun::Stopped));
+    let actions = core.step(now(2), event);
+    assert_eq!(results(&actions), [(CommandStatus::Failed, "disk")]);
+    assert!(starts(&actions));
+    let busy = core.step(now(3), command("c-2", Verb::Upgrade { version: Text::cut("v2") }));
+    assert_eq!(results(&busy), [(CommandStatus::Rejected, "busy")]);
+    let event = done(&core, at_version("v1", EngineRun::Running));
+    core.step(now(4), event);
+    assert!(core.busy().is_none());
+
+    // given up at its deadline: it stands still when its end is seen
+    let mut core = node(at_version("v1", EngineRun::Running));
+    core.step(now(1), upgrade());
+    let event = failed(&core, at_version("v1", EngineRun::Stopped));
+    assert!(!starts(&core.step(now(60_001), Event::Tick)));
+    assert!(starts(&core.step(now(60_002), event)));
+
+    // one that did not touch it leaves it running
+    let mut core = node(at_version("v1", EngineRun::Running));
+    core.step(now(1), upgrade());
+    let event = failed(&core, at_version("v1", EngineRun::Running));
+    assert!(!starts(&core.step(now(2), event)));
+}
+
+#[test]
+fn after_a_restart_the_version_shows_whether_an_upgrade_was_done() {
+    for (seen, status) in [
+        (at_version("v2", EngineRun::Running), CommandStatus::Succeeded),
+        (at_version("v2", EngineRun::Stopped), CommandStatus::Interrupted),
+        (at_version("v1", EngineRun::Running), CommandStatus::Interrupted),
+    ] {
+        let mut core = node(at_version("v1", EngineRun::Running));
+        core.step(now(1), command("c-1", Verb::Upgrade { version: Text::cut("v2") }));
+        let (mut core, _) = restarted(&core, "boot-b");
+        let actions = core.step(now(2), Event::EngineSeen(seen.clone()));
+        assert_eq!(results(&actions)[0].0, status, "{seen:?}");
+    }
+}
+
 #[test]
 fn a_restart_is_settled_by_the_next_boot() {
     let mut core = node(member());

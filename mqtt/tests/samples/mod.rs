@@ -446,7 +446,7 @@ every! {
         Accepted, Rejected, InProgress, Succeeded, Failed, TimedOut, Interrupted, Canceled,
     }
     VERBS: VerbName {
-        Initialise, Join, Stop, Reset, Snapshot, AddOns, Reboot, PowerOff, Identify, Answer,
+        Initialise, Join, Stop, Reset, Snapshot, AddOns, Upgrade, Reboot, PowerOff, Identify, Answer,
     }
     ANSWERS: Answer { Go, GoUndrained, Wait }
     MEMBERSHIPS: Membership {
@@ -455,13 +455,13 @@ every! {
     SLOTS: Slot { Free, Held }
     CLUSTER_PHASES: ClusterPhase { Absent, Changing, Ready, Degraded }
     KINDS: OperationKind {
-        Create, Rebuild, Reset, Reboot, Shutdown, Start, NodeDrain, NodeUncordon, NodeJoin, NodeLeave, NodeReset, NodeReboot,
-        NodeShutdown, NodeIdentify,
+        Create, Rebuild, Reset, Reboot, Upgrade, Shutdown, Start, NodeDrain, NodeUncordon, NodeJoin, NodeLeave, NodeReset,
+        NodeReboot, NodeShutdown, NodeIdentify,
     }
     PHASES: OperationPhase { Running, Paused, Aborting, Done, Failed, Aborted, PartlyDone }
     STEPS: StepKind {
-        Snapshot, Cordon, Drain, Uncordon, Stop, DeleteNode, Reset, Initialise, Join, WaitReady, AddOns, Reboot,
-        PowerOff, WaitUp, Identify, LetGo,
+        Snapshot, Cordon, Drain, Uncordon, Stop, DeleteNode, Reset, Initialise, Join, WaitReady, AddOns, Upgrade,
+        Reboot, PowerOff, WaitUp, Identify, LetGo,
     }
     STEP_STATES: StepState { Pending, Running, Done, Failed, Skipped }
     COORDINATOR_EVENTS: CoordinatorEventKind {
@@ -530,6 +530,7 @@ fn verb(fill: Fill, name: VerbName) -> Verb {
         VerbName::Reset => Verb::Reset,
         VerbName::Snapshot => Verb::Snapshot,
         VerbName::AddOns => Verb::AddOns,
+        VerbName::Upgrade => Verb::Upgrade { version: text(fill, "v1.32.0+k3s1") },
         VerbName::Reboot => Verb::Reboot,
         VerbName::PowerOff => Verb::PowerOff,
         VerbName::Identify => Verb::Identify { seconds: if fill == Most { u16::MAX } else { 30 } },

@@ -5,10 +5,10 @@ use crate::reached::Reached;
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Programs, Random, Setup, Traced, World, name};
 use beehive_cluster::node::Press;
-use beehive_mqtt::RequestId;
 use beehive_mqtt::console::{Ask, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
 use beehive_mqtt::node::PowerGoal;
+use beehive_mqtt::{ProtocolVersion, RequestId};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -342,7 +342,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
     let before = world.common_cluster();
     let boots: Vec<u32> = world.pis.iter().map(|pi| pi.boots).collect();
     let large = world.pis.len() > 12;
-    match random.below(19) {
+    match random.below(20) {
         12 => holder_dies(world, victim),
         13 | 14 => called_off(world, random, victim),
         15 | 16 => paused(world, random, victim),
@@ -366,6 +366,19 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
                 world.pis.iter().zip(boots).find(|(pi, before)| pi.boots <= *before).map(|(pi, _)| pi.name.clone());
             if let Some(left) = left {
                 world.fail(&format!("{left} was not restarted"));
+            }
+        }
+        17 if !large || random.below(6) == 0 => {
+            beehive_first(world);
+            world.max_down = Some(1);
+            let upgrade = world.operation(OperationKind::Upgrade, None);
+            let wanted = format!("v{}", world.asked - 1);
+            world.run_for(calm_after);
+            assert_done(world, &upgrade);
+            all_in(world);
+            let left = world.pis.iter().find(|pi| pi.version.as_str() != wanted).map(|pi| pi.name.clone());
+            if let Some(left) = left {
+                world.fail(&format!("{left} was not upgraded to {wanted}"));
             }
         }
         4 => {
@@ -502,10 +515,41 @@ fn paused(world: &mut World, random: &mut Random, victim: usize) {
     bring_home(world);
 }
 
+/// The engines of a crew in which somebody has the program before are not upgraded, and nothing of it begins; people upgrade
+/// beehive first, and set nobody back.
+fn beehive_first(world: &mut World) {
+    let storm = std::mem::take(&mut world.faults);
+    if world.is_mixed() {
+        let upgrade = world.operation(OperationKind::Upgrade, None);
+        let answer = world.answer(&upgrade);
+        if answer.status == ResponseStatus::Started {
+            world.fail("an operation has begun that somebody's program does not know");
+        }
+        world.everybody_current();
+        world.run_until("everybody speaks the current version", 300_000, |world| {
+            let current = ProtocolVersion::CURRENT.into();
+            let shown = world.shown.as_ref();
+            shown.is_some_and(|state| state.members.iter().all(|member| member.speaks == Some(current)))
+        });
+        world.run_for(5_000);
+    }
+    world.faults = Faults { programs: 0, ..storm };
+}
+
 fn begins_something(world: &mut World, random: &mut Random, victim: usize) {
-    let kinds = [OperationKind::NodeLeave, OperationKind::NodeDrain, OperationKind::NodeReboot, OperationKind::Rebuild];
-    let kind = kinds[usize::try_from(random.below(4)).unwrap()];
-    let node = (kind != OperationKind::Rebuild).then(|| name(victim + 1));
+    const KINDS: [OperationKind; 5] = [
+        OperationKind::NodeLeave,
+        OperationKind::NodeDrain,
+        OperationKind::NodeReboot,
+        OperationKind::Rebuild,
+        OperationKind::Upgrade,
+    ];
+    let kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap()];
+    let whole = matches!(kind, OperationKind::Rebuild | OperationKind::Upgrade);
+    let node = (!whole).then(|| name(victim + 1));
+    if kind == OperationKind::Upgrade {
+        beehive_first(world);
+    }
     let id = world.operation(kind, node);
     world.answer(&id);
 }
@@ -563,12 +607,22 @@ fn whole_shutdown(world: &mut World, calm_after: u64) {
 
 /// People press and order in the middle of what runs. Afterwards somebody puts it right with what the program offers.
 fn disturbed_round(world: &mut World, random: &mut Random, victim: usize, calm_after: u64) {
-    let kinds = [OperationKind::Rebuild, OperationKind::Reboot, OperationKind::NodeReboot, OperationKind::NodeDrain];
-    let mut kind = kinds[usize::try_from(random.below(4)).unwrap()];
-    if kind == OperationKind::Reboot && world.pis.len() > 12 && random.below(6) != 0 {
+    const KINDS: [OperationKind; 5] = [
+        OperationKind::Rebuild,
+        OperationKind::Reboot,
+        OperationKind::Upgrade,
+        OperationKind::NodeReboot,
+        OperationKind::NodeDrain,
+    ];
+    let mut kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap()];
+    let one_by_one = matches!(kind, OperationKind::Reboot | OperationKind::Upgrade);
+    if one_by_one && world.pis.len() > 12 && random.below(6) != 0 {
         kind = OperationKind::NodeReboot;
     }
     let node = matches!(kind, OperationKind::NodeReboot | OperationKind::NodeDrain).then(|| name(victim + 1));
+    if kind == OperationKind::Upgrade {
+        beehive_first(world);
+    }
     world.operation(kind, node);
     world.run_for(calm_after);
     world.calm();
@@ -638,7 +692,11 @@ fn bring_home(world: &mut World) {
 fn frees_slot(world: &mut World, index: usize) {
     let open = world.operation(OperationKind::NodeUncordon, Some(name(index + 1)));
     if world.answer(&open).status == ResponseStatus::Started {
-        world.ended(&open, SETTLES_MS);
+        world.run_until("the operation's end", SETTLES_MS, |world| {
+            // the master was just going down when it took this up
+            world.switch_on();
+            world.phase(&open).is_some_and(OperationPhase::is_final)
+        });
     }
 }
 

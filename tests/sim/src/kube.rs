@@ -15,6 +15,8 @@ pub(crate) struct Object {
     pub(crate) cordoned: bool,
     pub(crate) boot: BootId,
     pub(crate) heard: u64,
+    /// The kubelet's.
+    pub(crate) version: Text<32>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +57,7 @@ impl World {
             ready: if self.now - node.heard < BELIEVES_MS { Ready::Yes } else { Ready::No },
             scheduling: if node.cordoned { Scheduling::Cordoned } else { Scheduling::Open },
             boot: Some(node.boot.clone()),
+            version: node.version.clone(),
         };
         KubeView { cluster: self.kube.cluster.clone(), nodes: self.kube.nodes.iter().map(node).collect() }
     }
@@ -72,8 +75,10 @@ impl World {
                             cordoned: false,
                             boot: pi.boot(),
                             heard: self.now,
+                            version: Text::new(),
                         });
                         object.boot = pi.boot();
+                        object.version = pi.version.clone();
                         object.heard = self.now;
                     } else if let Some(object) = self.kube.nodes.get_mut(&pi.name) {
                         object.heard = self.now;

@@ -200,6 +200,7 @@ impl World {
             ready: if node.core.is_some() { Ready::Yes } else { Ready::No },
             scheduling: node.scheduling,
             boot: Some(node.boot()),
+            version: Text::new(),
         });
         KubeView { cluster: Some(cluster()), nodes: nodes.collect() }
     }

@@ -66,6 +66,8 @@ pub(crate) struct Pi {
     pub(crate) down_since: Option<u64>,
     pub(crate) kept: Kept,
     pub(crate) running: bool,
+    /// The engine's version.
+    pub(crate) version: Text<32>,
     /// Its kubelet has started and not yet told the API server.
     pub(crate) registers: bool,
     /// When it does: after a boot that takes a while, in which Kubernetes still believes in the boot before.
@@ -106,6 +108,7 @@ impl Pi {
             down_since: None,
             kept: Kept::Blank,
             running: false,
+            version: Text::new(),
             registers: false,
             registers_at: 0,
             job: 0,
@@ -132,7 +135,7 @@ impl Pi {
             Kept::HalfJoined(cluster) | Kept::Member(cluster) => Some(cluster.clone()),
         };
         let run = if self.running { EngineRun::Running } else { EngineRun::Stopped };
-        EngineState { cluster, run, version: Text::new() }
+        EngineState { cluster, run, version: self.version.clone() }
     }
 }
 
@@ -590,6 +593,8 @@ impl World {
                     pi.kept = Kept::HalfReset;
                     pi.running = false;
                 }
+                // stopped while it is replaced
+                (EngineTask::Upgrade { .. }, Kept::Member(_)) => pi.running = false,
                 _ => {}
             }
         }
@@ -602,6 +607,8 @@ impl World {
             EngineTask::Reset => "reset",
             EngineTask::Snapshot => "snapshot",
             EngineTask::AddOns => "add-ons",
+            EngineTask::Start => "start",
+            EngineTask::Upgrade { .. } => "upgrade",
         };
         self.engine_log.push((name, word));
         let job = Job { token, task, fails: fails || hangs, number };
@@ -664,7 +671,7 @@ impl World {
         let failed = |code: &str| EngineOutcome::Failed { code: Text::cut(code), reason: Text::cut("reset this node") };
         let serves = self.kube.serves(&self.pis[0]);
         match task {
-            EngineTask::Initialise { cluster, .. } | EngineTask::Join { cluster, .. } => {
+            EngineTask::Initialise { cluster, version } | EngineTask::Join { cluster, version, .. } => {
                 let fresh = match &self.pis[index].kept {
                     Kept::Blank => true,
                     Kept::HalfJoined(mine) if mine == cluster => true,
@@ -696,6 +703,9 @@ impl World {
                 }
                 let pi = &mut self.pis[index];
                 pi.kept = Kept::Member(cluster.clone());
+                if fresh {
+                    pi.version = version.clone();
+                }
                 if !pi.running {
                     pi.registers = true;
                 }
@@ -707,10 +717,36 @@ impl World {
                         // cordons go with their cluster
                         self.by_hand.clear();
                         let (name, boot) = (self.pis[index].name.clone(), self.pis[index].boot());
-                        self.kube.nodes.insert(name, Object { cordoned: false, boot, heard: now });
+                        let version = version.clone();
+                        self.kube.nodes.insert(name, Object { cordoned: false, boot, heard: now, version });
                     }
                 }
                 done(if fresh { "done" } else { "unchanged" })
+            }
+            EngineTask::Start => {
+                if !matches!(self.pis[index].kept, Kept::Member(_)) {
+                    return failed("no-cluster");
+                }
+                self.pis[index].running = true;
+                self.pis[index].registers = true;
+                done("done")
+            }
+            EngineTask::Upgrade { version } => {
+                if !matches!(self.pis[index].kept, Kept::Member(_)) {
+                    return failed("no-cluster");
+                }
+                if index > 0 && self.pis[0].version != *version {
+                    let name = self.pis[index].name.clone();
+                    self.fail(&format!("the kubelet of {name} becomes newer than its API server"));
+                }
+                let pi = &mut self.pis[index];
+                if pi.version == *version && pi.running {
+                    return done("unchanged");
+                }
+                pi.version = version.clone();
+                pi.running = true;
+                pi.registers = true;
+                done("done")
             }
             EngineTask::Stop => {
                 self.pis[index].running = false;

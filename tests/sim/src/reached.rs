@@ -82,8 +82,7 @@ pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
 /// What a run of [`ENOUGH`] seeds has to reach. Left out, with the reason: `command: canceled` (the node's core never
 /// says it), `power: halted` (nobody is left to say it), the refusals `insecure-wire` (a setting, not a state), `old-term`
 /// (terms are the model's subject), `id-reused` and `busy` of the coordinator (nobody forges, and sessions are renewed before
-/// they are full), `protocol-version` (every verb that an operation of the simulator needs is of the first version), `role` and
-/// whatever else is decided before the cores.
+/// they are full), `role` and whatever else is decided before the cores.
 pub const EXPECTED: &[&str] = &[
     "act: double press",
     "act: hold",
@@ -152,6 +151,7 @@ pub const EXPECTED: &[&str] = &[
     "operation: reset",
     "operation: shutdown",
     "operation: start",
+    "operation: upgrade",
     "phase: aborted",
     "phase: aborting",
     "phase: done",
@@ -172,6 +172,7 @@ pub const EXPECTED: &[&str] = &[
     "refused by coordinator: node-is-member",
     "refused by coordinator: not-a-member",
     "refused by coordinator: one-operation-at-a-time",
+    "refused by coordinator: protocol-version",
     "refused by coordinator: slot-held",
     "refused by coordinator: stale-nonce",
     "refused by coordinator: unknown-version",
@@ -198,6 +199,7 @@ pub const EXPECTED: &[&str] = &[
     "step: snapshot",
     "step: stop",
     "step: uncordon",
+    "step: upgrade",
     "step: wait_ready",
     "step: wait_up",
 ];

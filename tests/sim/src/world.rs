@@ -14,7 +14,7 @@ use beehive_cluster::{Destruction, Instant};
 use beehive_mqtt::command::{Command, SealContext, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{
-    CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session, Slot, StepKind, StepState,
+    AuditHead, CoordinatorState, OperationKind, OperationPhase, OperationSummary, Session, Slot, StepKind, StepState,
 };
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
 use beehive_mqtt::{
@@ -194,7 +194,7 @@ pub(crate) struct Setup {
 pub(crate) enum Programs {
     /// All the current one.
     Current,
-    /// Some the one before, and in a storm some are upgraded or set back.
+    /// None, some or all the one before, and in a storm some are upgraded or set back.
     Mixed,
 }
 
@@ -301,7 +301,7 @@ pub(crate) struct World {
     sessions: u64,
     pub(crate) responses: BTreeMap<RequestId, ConsoleResponse>,
     asking: BTreeMap<RequestId, ConsoleRequest>,
-    asked: u32,
+    pub(crate) asked: u32,
     /// How often each command's work began, for "no id runs twice".
     pub(crate) runs: BTreeMap<CommandId, u32>,
     /// The nodes that somebody cordoned by hand.
@@ -401,8 +401,13 @@ impl World {
             went_off: Vec::new(),
             engine_log: Vec::new(),
         };
+        // none, half, or all of them begin with the program before
+        let before = match programs {
+            Programs::Current => 0,
+            Programs::Mixed => 500 * world.random.below(3),
+        };
         for index in 0..nodes {
-            if programs == Programs::Mixed && world.random.below(2) == 0 {
+            if world.random.hits(before) {
                 world.pis[index].speaks = ProtocolVersion::BEFORE;
             }
         }
@@ -636,6 +641,9 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.faults = Faults::default();
         self.note(|| "calm".into());
+        if self.needs_programs() {
+            self.everybody_current();
+        }
         self.kube.blocked = None;
         for (index, life, job) in core::mem::take(&mut self.hung) {
             self.later(0, Happening::EngineEnds(index, life, job));
@@ -668,7 +676,8 @@ impl World {
     }
 
     pub(crate) fn operation(&mut self, kind: OperationKind, node: Option<NodeName>) -> RequestId {
-        self.ask(Ask::Operation { kind, node, version: Text::new(), force: Force::No }, Mode::Execute)
+        let version = self.version_for(kind);
+        self.ask(Ask::Operation { kind, node, version, force: Force::No }, Mode::Execute)
     }
 
     fn console_asks(&mut self, id: &RequestId) {
@@ -863,6 +872,10 @@ impl World {
                         if step.step == StepKind::Cordon && step.state == StepState::Running {
                             let key = (report.id.as_str().to_owned(), report.node.clone());
                             self.cordons_begun.entry(key).or_insert(self.turns);
+                        }
+                        // given up, and said so: it may come back before the master is reset
+                        if step.step == StepKind::Reset && step.state == StepState::Failed {
+                            self.resets.insert((report.id.as_str().to_owned(), report.node.clone()));
                         }
                     }
                     let topic = Topic::OperationNode(report.id.clone(), report.node.clone());
@@ -1089,11 +1102,12 @@ impl World {
 
     /// An order that makes sense, or none: what is refused must do nothing.
     pub(crate) fn asks_for_anything(&mut self, whom: usize) {
-        const KINDS: [OperationKind; 14] = [
+        const KINDS: [OperationKind; 15] = [
             OperationKind::Create,
             OperationKind::Rebuild,
             OperationKind::Reset,
             OperationKind::Reboot,
+            OperationKind::Upgrade,
             OperationKind::Shutdown,
             OperationKind::Start,
             OperationKind::NodeDrain,
@@ -1112,7 +1126,13 @@ impl World {
             _ => Some(name(whom + 1)),
         };
         let mode = if self.random.below(3) == 0 { Mode::DryRun } else { Mode::Execute };
-        self.ask(Ask::Operation { kind, node, version: Text::new(), force: Force::No }, mode);
+        let version = self.version_for(kind);
+        self.ask(Ask::Operation { kind, node, version, force: Force::No }, mode);
+    }
+
+    /// Another one each time.
+    fn version_for(&self, kind: OperationKind) -> Text<32> {
+        if kind == OperationKind::Upgrade { Text::format(format_args!("v{}", self.asked)) } else { Text::new() }
     }
 
     pub(crate) fn any_pi(&mut self) -> usize {
@@ -1177,19 +1197,32 @@ impl World {
         }
     }
 
-    /// A Pi is upgraded, or set back to the program before: its daemon starts anew, its engine runs on.
+    /// A Pi is upgraded, or set back to the program before.
     fn another_program(&mut self, index: usize) {
-        let pi = &mut self.pis[index];
-        if pi.core.is_none() {
+        match self.pis[index].speaks {
+            ProtocolVersion::V1 => self.put_program(index, ProtocolVersion::V2),
+            // the program before cannot read a record of what it does not know, so nobody sets back what has one
+            ProtocolVersion::V2 if self.keeps_what_is_new(index) => {}
+            ProtocolVersion::V2 => self.put_program(index, ProtocolVersion::V1),
+        }
+    }
+
+    fn keeps_what_is_new(&self, index: usize) -> bool {
+        let node = format!("{:?}", self.pis[index].stored).contains("Upgrade");
+        node || (index == 0 && self.record.operations.iter().any(|held| held.kind == OperationKind::Upgrade))
+    }
+
+    /// Its daemon starts anew with this program; its engine runs on.
+    fn put_program(&mut self, index: usize, version: ProtocolVersion) {
+        if self.pis[index].speaks == version {
             return;
         }
-        let (word, version) = match pi.speaks {
-            ProtocolVersion::V1 => ("upgrade", ProtocolVersion::V2),
-            ProtocolVersion::V2 => ("set back", ProtocolVersion::V1),
-        };
-        pi.speaks = version;
-        let name = pi.name.clone();
-        self.fault(word);
+        self.pis[index].speaks = version;
+        let name = self.pis[index].name.clone();
+        self.fault(match version {
+            ProtocolVersion::V1 => "set back",
+            ProtocolVersion::V2 => "upgrade",
+        });
         self.note(|| format!("{name} gets the program of version {version}"));
         self.agent_dies(index);
         if index == 0 {
@@ -1198,6 +1231,23 @@ impl World {
             let life = self.life;
             self.later(after, Happening::CoordinatorStarts(life));
         }
+    }
+
+    /// Whether some Pi has the program before.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.pis.iter().any(|pi| pi.speaks < ProtocolVersion::CURRENT)
+    }
+
+    /// People upgrade beehive on every Pi, the master first.
+    pub(crate) fn everybody_current(&mut self) {
+        for index in 0..self.pis.len() {
+            self.put_program(index, ProtocolVersion::CURRENT);
+        }
+    }
+
+    /// An upgrade of the engines that is not done waits for programs that know how.
+    fn needs_programs(&self) -> bool {
+        self.summaries.values().any(|held| held.kind == OperationKind::Upgrade && held.phase != OperationPhase::Done)
     }
 
     /// The coordinator's state arrives at a node.
@@ -1220,6 +1270,23 @@ impl World {
     /// What the coordinator writes to everybody in.
     pub(crate) fn core_version(&self) -> ProtocolVersion {
         self.coordinator.as_ref().map_or(ProtocolVersion::BEFORE, Coordinator::broadcast_version)
+    }
+
+    /// The coordinator answers that it cannot read a request, and whoever asked gives up.
+    fn cannot_be_read(&mut self, request: &ConsoleRequest) {
+        if self.coordinator.is_none() || self.asking.remove(&request.id).is_none() {
+            return;
+        }
+        let response = ConsoleResponse {
+            id: request.id.clone(),
+            status: ResponseStatus::Invalid,
+            code: Text::cut("unknown-version"),
+            text: Text::new(),
+            operation: None,
+            plan: Default::default(),
+            audit: AuditHead::NONE,
+        };
+        self.responses.insert(request.id.clone(), response);
     }
 
     /// Whether whoever listens to this topic reads that version.
@@ -1297,6 +1364,9 @@ impl World {
         self.trace(|| topic.name(&broker::crew()).as_bytes().to_vec());
         self.trace(|| bytes.to_vec());
         if !self.is_read(&topic, version) {
+            if let Topic::ConsoleRequest(_) = topic {
+                self.cannot_be_read(&decode(bytes).unwrap());
+            }
             return;
         }
         match topic {
