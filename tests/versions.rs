@@ -98,6 +98,12 @@ async fn a_node_of_the_version_before_works_under_a_coordinator_of_this_one() {
     assert_eq!(rebuilt["outcome"]["phase"], "done", "{rebuilt:#}");
     assert_ne!(crew.is_ready(), first);
 
+    // what it does not know is refused before anything of it begins, and by its name
+    let refused = crew.console(&["cluster", "upgrade", "--engine-version", "v1.32.0"]).with(5);
+    assert_eq!((&refused["status"], &refused["code"]), (&json!("refused"), &json!("protocol-version")), "{refused:#}");
+    let text = refused["text"].as_str().unwrap();
+    assert_eq!(text, "pi-2 speaks protocol version 1, and upgrade needs 2; upgrade beehive there first");
+
     let heard = heard_until_now(&mut listener).await;
     assert_eq!(told(&heard, "pi-2"), [1], "each in its own");
     assert_eq!(told(&heard, "pi-3"), [2]);
@@ -110,6 +116,8 @@ async fn a_node_of_the_version_before_works_under_a_coordinator_of_this_one() {
                 assert_eq!(info.speaks, (node != pi("pi-2")).then_some(SpokenVersion(2)), "{node}");
                 assert_eq!(version(message), 1);
             }
+            // that request itself is of the version that knows it
+            Topic::ConsoleRequest(_) | Topic::ConsoleResponse(_) => {}
             of => assert_eq!(version(message), 1, "{of:?}"),
         }
     }
