@@ -598,6 +598,7 @@ boot           boot-1
 last shutdown  interrupted in draining, asked by button
 model          Raspberry Pi 3, armv7
 beehive        0.1.0
+protocol       2
 engine kind    simulated
 pins           character-device
 button         busy: held by gpio-keys
