@@ -1272,9 +1272,11 @@ impl World {
         self.coordinator.as_ref().map_or(ProtocolVersion::BEFORE, Coordinator::broadcast_version)
     }
 
-    /// The coordinator answers that it cannot read a request, and whoever asked gives up.
+    /// The coordinator answers that it cannot read a request, and whoever asked for what it does not know gives up.
     fn cannot_be_read(&mut self, request: &ConsoleRequest) {
-        if self.coordinator.is_none() || self.asking.remove(&request.id).is_none() {
+        // what it would understand is asked again, in the version in which it speaks by then
+        let understood = request.since() <= self.pis[0].speaks;
+        if understood || self.coordinator.is_none() || self.asking.remove(&request.id).is_none() {
             return;
         }
         let response = ConsoleResponse {
