@@ -73,9 +73,15 @@ impl Coordinator {
         })
     }
 
-    /// The plan, if each node understands what it will be told.
+    /// The plan, if each node understands what it will be told, as far as it was heard: whoever was not may be current, and is
+    /// told nothing before that is known.
     pub(super) fn understood(&self, plan: Vec<PlannedStep>) -> Result<Vec<PlannedStep>, Box<Reply>> {
-        let not = |step: &PlannedStep| verb_of(step.kind).and_then(|verb| self.not_understood(&step.node, verb));
+        let known = |node: &NodeName| {
+            let heard = self.seen.get(node).is_some_and(|seen| seen.speaks.is_some());
+            heard || self.unspoken.contains_key(node)
+        };
+        let told = |step: &PlannedStep| verb_of(step.kind).filter(|_| known(&step.node));
+        let not = |step: &PlannedStep| told(step).and_then(|verb| self.not_understood(&step.node, verb));
         match plan.iter().find_map(not) {
             None => Ok(plan),
             Some(why) => Err(Box::new(Reply::refused("protocol-version", format_args!("{why}")))),

@@ -520,6 +520,8 @@ fn paused(world: &mut World, random: &mut Random, victim: usize) {
 fn beehive_first(world: &mut World) {
     let storm = std::mem::take(&mut world.faults);
     if world.is_mixed() {
+        // until everybody was heard
+        world.run_for(20_000);
         let upgrade = world.operation(OperationKind::Upgrade, None);
         let answer = world.answer(&upgrade);
         if answer.status == ResponseStatus::Started {
