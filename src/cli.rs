@@ -1036,7 +1036,7 @@ pub fn man_pages(folder: &Path) -> std::io::Result<()> {
 pub fn version(options: &ConsoleOptions) -> String {
     let (name, version) = (env!("CARGO_PKG_NAME"), crate::release::mark::own().version);
     if options.json {
-        let protocol = beehive_mqtt::PROTOCOL_VERSION;
+        let protocol = crate::link::speaks().number();
         format!("{}\n", serde_json::json!({ "name": name, "version": version, "protocol": protocol }))
     } else {
         format!("{name} {version}\n")

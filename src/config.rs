@@ -572,6 +572,7 @@ impl Config {
             blockers: cluster.blockers,
             switch,
             drain_ms: u64::from(self.power.prepare_ms),
+            speaks: crate::link::speaks(),
             destruction: self.destruction(),
         }
     }

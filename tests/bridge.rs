@@ -62,10 +62,12 @@ fn state(nodes: &[&str], revision: u32) -> CoordinatorState {
         membership: Membership::Expected,
         slot: Slot::Free,
         boot: None,
+        speaks: None,
     };
     CoordinatorState {
         session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
         audit: beehive_mqtt::coordinator::AuditHead::NONE,
+        speaks: None,
         master: "n0".parse().unwrap(),
         phase: ClusterPhase::Absent,
         cluster: None,

@@ -180,6 +180,7 @@ async fn the_crew() {
                     destruction: Destruction::Allowed,
                     blockers: Blockers::default(),
                     switch: PowerSwitch::Absent,
+                    speaks: beehive_mqtt::ProtocolVersion::CURRENT,
                 },
                 outside: Outside::default(),
                 kubernetes: Arc::new(Telling(SimulatedKubernetes::new(plane, 0), Arc::clone(&masked))),

@@ -95,7 +95,10 @@ impl Scripted {
     async fn crew(&mut self) {
         let mut state = coordinator_state(1, "c1");
         for (node, membership) in [("pi-1", Membership::Ready), ("pi-2", Membership::Lost)] {
-            state.members.push(Member { node: pi(node), membership, slot: Slot::Free, boot: None }).unwrap();
+            state
+                .members
+                .push(Member { node: pi(node), membership, slot: Slot::Free, boot: None, speaks: None })
+                .unwrap();
         }
         self.say(Topic::CoordinatorPresence, &presence(Connection::Online)).await;
         self.say(Topic::CoordinatorState, &state).await;
@@ -136,6 +139,7 @@ fn coordinator_state(number: u64, nonce: &str) -> CoordinatorState {
     CoordinatorState {
         session: Session { term: 1, number, nonce: nonce.parse().unwrap() },
         audit: AuditHead::NONE,
+        speaks: None,
         master: pi("pi-1"),
         phase: ClusterPhase::Ready,
         cluster: Some("c-1".parse().unwrap()),
@@ -172,6 +176,7 @@ fn node_state() -> NodeState {
             version: Text::cut("v1.31.4"),
         },
         last_shutdown: None,
+        speaks: None,
     }
 }
 

@@ -132,7 +132,7 @@ async fn a_crew_is_created_and_rebuilt_and_a_plain_client_sees_everything() {
             continue;
         }
         let document: Value = serde_json::from_str(payload).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert_eq!(document["v"], 1, "{line}");
+        assert!([json!(1), json!(2)].contains(&document["v"]), "{line}");
         if let Some(body) = document["body"].as_str() {
             let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {line}"));
             assert!(body.is_object(), "{line}");
@@ -509,7 +509,7 @@ async fn what_cannot_be_read_is_counted_answered_and_changes_nothing() {
     crew.create();
     let before = picture(&crew).await;
 
-    let version: Vec<u8> = String::from_utf8(reset("version")).unwrap().replace("\"v\":1", "\"v\":2").into_bytes();
+    let version: Vec<u8> = String::from_utf8(reset("version")).unwrap().replace("\"v\":2", "\"v\":3").into_bytes();
     assert_ne!(version, reset("version"));
     let deep = format!("{{\"v\":1,\"body\":{}", "[".repeat(2_000));
     let oversized = vec![b'x'; Command::MAX_BYTES + 1];

@@ -316,7 +316,7 @@ async fn strangers_messages_are_counted_and_change_nothing() {
         ("{", RefusedKind::Malformed),
         ("[]", RefusedKind::Malformed),
         (r#"{"v":1}"#, RefusedKind::Malformed),
-        (r#"{"v":2,"body":"{}"}"#, RefusedKind::UnknownVersion),
+        (r#"{"v":3,"body":"{}"}"#, RefusedKind::UnknownVersion),
         (r#"{"v":1,"body":"{}"}"#, RefusedKind::Untrusted),
     ] {
         stranger.publish(&wire(&n1(Topic::Result)), Retain::No, payload.as_bytes()).await;

@@ -1,5 +1,5 @@
 //! Envelope and sizes. Every message but telemetry and presence is an envelope
-//! `{"v":1,"key":"…","body":"…","sig":"…"}`, where `body` is a JSON *string* that holds the inner document's exact bytes:
+//! `{"v":2,"key":"…","body":"…","sig":"…"}`, where `body` is a JSON *string* that holds the inner document's exact bytes:
 //! the signature covers those bytes and needs no canonical JSON ([`crate::sign`]). A receiver ignores fields that it does
 //! not know.
 //!
@@ -12,9 +12,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::PROTOCOL_VERSION;
 use crate::sign::{Distrust, KeyId, Signature, Signer, signed_bytes};
 use crate::text::Text;
+use crate::version::ProtocolVersion;
 
 /// How a payload travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,11 @@ pub trait Payload: Serialize + DeserializeOwned {
         Wrapping::Envelope => 2 * Self::MAX_BODY_BYTES + ENVELOPE_BYTES,
         Wrapping::Plain => Self::MAX_BODY_BYTES,
     };
+
+    /// The first version of the protocol that knows what this document says.
+    fn since(&self) -> ProtocolVersion {
+        ProtocolVersion::V1
+    }
 }
 
 /// Room for the envelope's own fields: `key` and `sig` are 144 digits, the names and quotes some 40 characters.
@@ -101,7 +106,11 @@ impl fmt::Display for DecodeError {
                 write!(f, "the {name} has {bytes} bytes, more than the {limit} that it may have")
             }
             Self::Version { name, version } => {
-                write!(f, "the {name} is of protocol version {version}; this program speaks version {PROTOCOL_VERSION}")
+                let (before, current) = (ProtocolVersion::BEFORE, ProtocolVersion::CURRENT);
+                write!(
+                    f,
+                    "the {name} is of protocol version {version}; this program speaks versions {before} to {current}"
+                )
             }
             Self::Distrusted { name, why } => write!(f, "the {name} {why}"),
             Self::Malformed { name, reason } => write!(f, "the {name} cannot be read: {reason}"),
@@ -111,7 +120,8 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// Why a message cannot be written: it would be larger than its kind may be. A defect of the program that made it.
+/// Why a message cannot be written: it would be larger than its kind may be, or the version does not know what it says. A
+/// defect of the program that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeError {
     /// The kind of message.
@@ -161,25 +171,40 @@ fn malformed<P: Payload>(error: &serde_json::Error) -> DecodeError {
     DecodeError::Malformed { name: P::NAME, reason: Text::format(format_args!("{error}")) }
 }
 
-/// The bytes of `payload` on the wire at `topic`, signed where this kind of message is.
+/// As [`encode_in`], in the current version: for whoever knows that every reader speaks it.
 ///
 /// # Errors
 /// If it would be larger than its kind may be.
 pub fn encode<P: Payload>(payload: &P, topic: &str, signer: &dyn Signer) -> Result<Vec<u8>, EncodeError> {
+    encode_in(ProtocolVersion::CURRENT, payload, topic, signer)
+}
+
+/// The bytes of `payload` on the wire at `topic` in a version of the protocol, signed where this kind of message is.
+///
+/// # Errors
+/// If it would be larger than its kind may be, or says what that version does not know ([`Payload::since`]).
+pub fn encode_in<P: Payload>(
+    version: ProtocolVersion,
+    payload: &P,
+    topic: &str,
+    signer: &dyn Signer,
+) -> Result<Vec<u8>, EncodeError> {
     let fail =
         |reason: &dyn fmt::Display| EncodeError { name: P::NAME, reason: Text::format(format_args!("{reason}")) };
+    if payload.since() > version {
+        return Err(fail(&format_args!("version {version} does not know what it says, {} does", payload.since())));
+    }
+    let v = version.number();
     let bytes = match P::WRAPPING {
-        Wrapping::Plain => {
-            serde_json::to_vec(&PlainOut { v: PROTOCOL_VERSION, payload }).map_err(|error| fail(&error))?
-        }
+        Wrapping::Plain => serde_json::to_vec(&PlainOut { v, payload }).map_err(|error| fail(&error))?,
         Wrapping::Envelope => {
             let body = serde_json::to_string(payload).map_err(|error| fail(&error))?;
             if body.len() > P::MAX_BODY_BYTES {
                 return Err(fail(&format_args!("{} bytes, more than the {} allowed", body.len(), P::MAX_BODY_BYTES)));
             }
             let key = signer.key();
-            let sig = signer.sign(&signed_bytes(topic, key, &body));
-            let envelope = EnvelopeOut { v: PROTOCOL_VERSION, key, body: &body, sig };
+            let sig = signer.sign(&signed_bytes(version, topic, key, &body));
+            let envelope = EnvelopeOut { v, key, body: &body, sig };
             serde_json::to_vec(&envelope).map_err(|error| fail(&error))?
         }
     };
@@ -187,6 +212,33 @@ pub fn encode<P: Payload>(payload: &P, topic: &str, signer: &dyn Signer) -> Resu
         return Err(fail(&format_args!("{} bytes, more than the {} allowed", bytes.len(), P::MAX_BYTES)));
     }
     Ok(bytes)
+}
+
+/// An envelope that is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The key that signed it.
+    pub key: KeyId,
+    /// The version that it was written in.
+    pub version: ProtocolVersion,
+}
+
+/// The version that a message was written in.
+fn version_of(name: &'static str, bytes: &[u8]) -> Result<ProtocolVersion, DecodeError> {
+    let Version { v } = serde_json::from_slice(bytes)
+        .map_err(|error| DecodeError::Malformed { name, reason: Text::format(format_args!("{error}")) })?;
+    ProtocolVersion::of(v).ok_or(DecodeError::Version { name, version: v })
+}
+
+/// The version that a message without an envelope was written in. Of one with an envelope [`verify`] says it.
+///
+/// # Errors
+/// Says whether it is too large, of another version, or malformed.
+pub fn written_in<P: Payload>(bytes: &[u8]) -> Result<ProtocolVersion, DecodeError> {
+    if bytes.len() > P::MAX_BYTES {
+        return Err(DecodeError::Oversized { name: P::NAME, bytes: bytes.len(), limit: P::MAX_BYTES });
+    }
+    version_of(P::NAME, bytes)
 }
 
 /// Checks who signed an envelope that arrived at `topic`, before its document is parsed, and says which key it was.
@@ -200,22 +252,19 @@ pub fn verify(
     bytes: &[u8],
     topic: &str,
     mut believe: impl FnMut(KeyId, &[u8], &Signature) -> Result<(), Distrust>,
-) -> Result<KeyId, DecodeError> {
+) -> Result<Verified, DecodeError> {
     const NAME: &str = "message";
     if bytes.len() > MAX_PACKET_BYTES {
         return Err(DecodeError::Oversized { name: NAME, bytes: bytes.len(), limit: MAX_PACKET_BYTES });
     }
     let malformed =
         |error: serde_json::Error| DecodeError::Malformed { name: NAME, reason: Text::format(format_args!("{error}")) };
-    let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
-    if v != u64::from(PROTOCOL_VERSION) {
-        return Err(DecodeError::Version { name: NAME, version: v });
-    }
+    let version = version_of(NAME, bytes)?;
     let EnvelopeIn { key, body, sig } = serde_json::from_slice(bytes).map_err(malformed)?;
     let distrusted = |why| DecodeError::Distrusted { name: NAME, why };
     let (Some(key), Some(sig)) = (key, sig) else { return Err(distrusted(Distrust::Unsigned)) };
-    believe(key, &signed_bytes(topic, key, &body), &sig).map_err(distrusted)?;
-    Ok(key)
+    believe(key, &signed_bytes(version, topic, key, &body), &sig).map_err(distrusted)?;
+    Ok(Verified { key, version })
 }
 
 /// Reads `bytes` as a `P`. Fields that this version does not know are ignored. **Whoever acts on it has had its signature
@@ -224,13 +273,7 @@ pub fn verify(
 /// # Errors
 /// Says whether it is too large, of another version, or malformed.
 pub fn decode<P: Payload>(bytes: &[u8]) -> Result<P, DecodeError> {
-    if bytes.len() > P::MAX_BYTES {
-        return Err(DecodeError::Oversized { name: P::NAME, bytes: bytes.len(), limit: P::MAX_BYTES });
-    }
-    let Version { v } = serde_json::from_slice(bytes).map_err(|error| malformed::<P>(&error))?;
-    if v != u64::from(PROTOCOL_VERSION) {
-        return Err(DecodeError::Version { name: P::NAME, version: v });
-    }
+    written_in::<P>(bytes)?;
     match P::WRAPPING {
         Wrapping::Plain => serde_json::from_slice(bytes).map_err(|error| malformed::<P>(&error)),
         Wrapping::Envelope => {
@@ -263,9 +306,9 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        let error = decode::<ConsoleRequest>(br#"{"v":2,"body":"{}"}"#).unwrap_err();
-        assert_eq!(error, DecodeError::Version { name: "console request", version: 2 });
-        assert!(error.to_string().contains("version 2"));
+        let error = decode::<ConsoleRequest>(br#"{"v":3,"body":"{}"}"#).unwrap_err();
+        assert_eq!(error, DecodeError::Version { name: "console request", version: 3 });
+        assert!(error.to_string().contains("version 3"));
     }
 
     struct Named(KeyId);
@@ -297,11 +340,16 @@ mod tests {
         let check = |key: KeyId, message: &[u8], sig: &Signature| {
             if Named(key).sign(message) == *sig { Ok(()) } else { Err(Distrust::Forged) }
         };
-        assert_eq!(verify(&bytes, "t", check), Ok(KeyId([7; 8])));
+        let current = Verified { key: KeyId([7; 8]), version: ProtocolVersion::CURRENT };
+        assert_eq!(verify(&bytes, "t", check), Ok(current));
+        let before = encode_in(ProtocolVersion::BEFORE, &request(), "t", &signer).unwrap();
+        assert_eq!(verify(&before, "t", check), Ok(Verified { version: ProtocolVersion::BEFORE, ..current }));
         assert_eq!(decode::<ConsoleRequest>(&bytes), Ok(request()));
         let forged = |bytes: &[u8], topic: &str| verify(bytes, topic, check).unwrap_err().kind();
         assert_eq!(forged(&bytes, "u"), "forged");
         let text = std::string::String::from_utf8(bytes).unwrap();
+        // nobody can take a message for one of another version
+        assert_eq!(forged(text.replacen("\"v\":2", "\"v\":1", 1).as_bytes(), "t"), "forged");
         assert_eq!(forged(text.replace("r1", "r2").as_bytes(), "t"), "forged");
         assert_eq!(forged(text.replace("0707", "0807").as_bytes(), "t"), "forged");
         // a body that is no document is not looked at

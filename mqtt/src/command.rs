@@ -4,6 +4,7 @@ use crate::codec::{Payload, Wrapping};
 use crate::id::{BootId, ClusterId, CommandId, CrewName, NodeName, Nonce, OperationId, RequestId};
 use crate::sign::Digest;
 use crate::text::Text;
+use crate::version::ProtocolVersion;
 use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -196,6 +197,23 @@ impl VerbName {
         }
     }
 
+    /// The first version of the protocol that knows it. It is never sent to a node that speaks less.
+    pub fn since(self) -> ProtocolVersion {
+        match self {
+            Self::Initialise
+            | Self::Join
+            | Self::Stop
+            | Self::Reset
+            | Self::Snapshot
+            | Self::AddOns
+            | Self::Reboot
+            | Self::PowerOff
+            | Self::Identify
+            | Self::Answer => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
+        }
+    }
+
     /// Whether it removes what cannot be brought back.
     pub fn destroys(self) -> bool {
         match self {
@@ -286,6 +304,10 @@ impl Payload for Command {
     const NAME: &'static str = "command";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 4096;
+
+    fn since(&self) -> ProtocolVersion {
+        self.verb.name().since()
+    }
 }
 
 #[cfg(test)]

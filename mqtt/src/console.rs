@@ -6,6 +6,7 @@ use crate::coordinator::{AuditHead, OperationKind, StepKind};
 use crate::id::{NodeName, Nonce, OperationId, RequestId};
 use crate::sign::Digest;
 use crate::text::Text;
+use crate::version::ProtocolVersion;
 use serde::{Deserialize, Serialize};
 
 /// Act, or only say what would be done.
@@ -75,6 +76,13 @@ impl Payload for ConsoleRequest {
     const NAME: &'static str = "console request";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 768;
+
+    fn since(&self) -> ProtocolVersion {
+        match &self.ask {
+            Ask::Operation { kind, .. } => kind.since(),
+            Ask::Abort | Ask::Resume => ProtocolVersion::V1,
+        }
+    }
 }
 
 /// The answer in one word.
@@ -138,6 +146,10 @@ impl Payload for ConsoleResponse {
     const NAME: &'static str = "console response";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 56 * 1024;
+
+    fn since(&self) -> ProtocolVersion {
+        self.plan.iter().map(|step| step.step.since()).fold(ProtocolVersion::V1, ProtocolVersion::max)
+    }
 }
 
 const _: () =

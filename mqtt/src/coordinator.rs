@@ -5,6 +5,7 @@ use crate::codec::{Payload, Wrapping};
 use crate::id::{BootId, ClusterId, NodeName, Nonce, OperationId};
 use crate::sign::RecordHash;
 use crate::text::Text;
+use crate::version::{ProtocolVersion, SpokenVersion};
 use core::fmt;
 use core::str::FromStr;
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,10 @@ pub struct Member {
     pub slot: Slot,
     /// The boot that it was last heard in.
     pub boot: Option<BootId>,
+    /// The highest version of the protocol that it speaks, or the one that it writes in if the coordinator does not speak
+    /// that; absent for 1 and for whoever was not heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<SpokenVersion>,
 }
 
 /// The cluster as a whole.
@@ -175,6 +180,10 @@ pub struct CoordinatorState {
     pub revision: u32,
     /// The last record of the audit log.
     pub audit: AuditHead,
+    /// The highest version of the protocol that the coordinator speaks, whatever version this is written in; absent where
+    /// that is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<SpokenVersion>,
 }
 
 impl Payload for CoordinatorState {
@@ -238,6 +247,27 @@ impl OperationKind {
             Self::NodeReboot => "node_reboot",
             Self::NodeShutdown => "node_shutdown",
             Self::NodeIdentify => "node_identify",
+        }
+    }
+
+    /// The first version of the protocol that knows it.
+    pub fn since(self) -> ProtocolVersion {
+        match self {
+            Self::Create
+            | Self::Rebuild
+            | Self::Reset
+            | Self::Reboot
+            | Self::Shutdown
+            | Self::Start
+            | Self::NodeDrain
+            | Self::NodeUncordon
+            | Self::NodeJoin
+            | Self::NodeLeave
+            | Self::NodeReset
+            | Self::NodeReboot
+            | Self::NodeShutdown
+            | Self::NodeIdentify => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
         }
     }
 
@@ -380,6 +410,31 @@ impl StepKind {
     }
 }
 
+impl StepKind {
+    /// The first version of the protocol that knows it.
+    pub fn since(self) -> ProtocolVersion {
+        match self {
+            Self::Snapshot
+            | Self::Cordon
+            | Self::Drain
+            | Self::Uncordon
+            | Self::Stop
+            | Self::DeleteNode
+            | Self::Reset
+            | Self::Initialise
+            | Self::Join
+            | Self::WaitReady
+            | Self::AddOns
+            | Self::Reboot
+            | Self::PowerOff
+            | Self::WaitUp
+            | Self::Identify
+            | Self::LetGo => ProtocolVersion::V1,
+            Self::Upgrade => ProtocolVersion::V2,
+        }
+    }
+}
+
 impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -469,6 +524,10 @@ impl Payload for OperationSummary {
     const NAME: &'static str = "operation summary";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 6 * 1024;
+
+    fn since(&self) -> ProtocolVersion {
+        self.failures.iter().map(|failure| failure.step.since()).fold(self.kind.since(), ProtocolVersion::max)
+    }
 }
 
 /// The most steps that one node has in one operation.
@@ -504,6 +563,10 @@ impl Payload for OperationNode {
     const NAME: &'static str = "operation's node";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 2560;
+
+    fn since(&self) -> ProtocolVersion {
+        self.steps.iter().map(|step| step.step.since()).fold(ProtocolVersion::V1, ProtocolVersion::max)
+    }
 }
 
 /// What happened in the crew.

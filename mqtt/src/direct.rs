@@ -4,12 +4,12 @@
 //! A node refuses it while it has heard of a coordinator within [`DIRECT_QUIET_MS`], and while a command is unfinished: with
 //! two who give orders nobody keeps count of who is down.
 
-use crate::HEARTBEAT_MS;
 use crate::codec::{Payload, Wrapping};
 use crate::command::{Verb, VerbName};
 use crate::id::{CommandId, Nonce};
 use crate::manifest::UserRole;
 use crate::sign::Digest;
+use crate::{HEARTBEAT_MS, ProtocolVersion};
 use serde::{Deserialize, Serialize};
 
 /// For so long a node must have listened without hearing a coordinator. It repeats its state every [`HEARTBEAT_MS`], at
@@ -73,6 +73,10 @@ impl Payload for DirectRequest {
     const NAME: &'static str = "direct request";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 256;
+
+    fn since(&self) -> ProtocolVersion {
+        ProtocolVersion::V2
+    }
 }
 
 /// Whether a role may tell a node anything directly. A bridge may not: its list has no such wish, and tools get no way

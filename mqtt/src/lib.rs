@@ -1,4 +1,4 @@
-//! The MQTT protocol of beehive, version 1: topics, envelopes, payloads and their limits. Whoever speaks on the wire
+//! The MQTT protocol of beehive, versions 1 and 2: topics, envelopes, payloads and their limits. Whoever speaks on the wire
 //! (agent, coordinator, console, demo, tests) builds and reads every topic and every payload here and nowhere else.
 //!
 //! It rests on MQTT 3.1.1 (OASIS standard): ids, expiry and errors live in the payload, because that version has no
@@ -19,6 +19,7 @@
 //! | [`console`] | what an operator asks, and the answers |
 //! | [`direct`] | what an operator tells a node while no coordinator is there |
 //! | [`bridge`] | the door for tools that sign nothing |
+//! | [`version`] | the versions that are spoken, and the layout of the topics |
 #![no_std]
 
 extern crate alloc;
@@ -35,16 +36,15 @@ pub mod node;
 pub mod sign;
 pub mod text;
 pub mod topic;
+pub mod version;
 
-pub use codec::{DecodeError, EncodeError, Payload, decode, encode, verify};
+pub use codec::{DecodeError, EncodeError, Payload, Verified, decode, encode, encode_in, verify, written_in};
 pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, Nonce, OperationId, RequestId, UserName};
 pub use manifest::Manifest;
 pub use sign::{Digest, Distrust, KeyId, PublicKey, Signer, Verifier};
 pub use text::Text;
 pub use topic::{Audience, Topic, TopicError};
-
-/// The version of the protocol that this crate speaks; it stands in the topic root and in each message.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub use version::{LAYOUT, ProtocolVersion, SpokenVersion};
 
 /// The most nodes a crew may have, the master included. It bounds every list on the wire; a rack of Pis has fewer.
 pub const MAX_NODES: usize = 64;

@@ -7,6 +7,7 @@ use crate::coordinator::Session;
 use crate::id::{BootId, ClusterId, CommandId, Nonce, RequestId};
 use crate::sign::Digest;
 use crate::text::Text;
+use crate::version::{ProtocolVersion, SpokenVersion};
 use serde::{Deserialize, Serialize};
 
 const _: () = assert!(MAX_NODES <= 64, "the coordinator's state is sized for 64 members");
@@ -172,12 +173,20 @@ pub struct NodeState {
     pub engine: EngineState,
     /// How the last shutdown went.
     pub last_shutdown: Option<LastShutdown>,
+    /// The highest version of the protocol that the node's program speaks, whatever version this is written in; absent where
+    /// that is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<SpokenVersion>,
 }
 
 impl Payload for NodeState {
     const NAME: &'static str = "node state";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 2048;
+
+    fn since(&self) -> ProtocolVersion {
+        self.running.as_ref().map_or(ProtocolVersion::V1, |running| running.verb.since())
+    }
 }
 
 /// A node's part in its crew.
@@ -250,6 +259,9 @@ pub struct NodeInfo {
     pub leds: Part,
     /// How far the broker is trusted.
     pub broker: BrokerTrust,
+    /// The highest version of the protocol that its program speaks; absent where that is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaks: Option<SpokenVersion>,
 }
 
 impl Payload for NodeInfo {
@@ -377,6 +389,25 @@ impl Payload for NodeEvent {
     const NAME: &'static str = "node event";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 1280;
+
+    fn since(&self) -> ProtocolVersion {
+        match self.kind {
+            NodeEventKind::Direct => ProtocolVersion::V2,
+            NodeEventKind::Started
+            | NodeEventKind::ButtonPressed
+            | NodeEventKind::ButtonThreshold
+            | NodeEventKind::ButtonReleased
+            | NodeEventKind::Gesture
+            | NodeEventKind::Refused
+            | NodeEventKind::Power
+            | NodeEventKind::OverCurrent
+            | NodeEventKind::UnderVoltage
+            | NodeEventKind::Throttling
+            | NodeEventKind::Board
+            | NodeEventKind::Lifecycle
+            | NodeEventKind::Other => ProtocolVersion::V1,
+        }
+    }
 }
 
 /// What a node asks of the coordinator.
@@ -482,4 +513,8 @@ impl Payload for CommandResult {
     const NAME: &'static str = "command result";
     const WRAPPING: Wrapping = Wrapping::Envelope;
     const MAX_BODY_BYTES: usize = 1792;
+
+    fn since(&self) -> ProtocolVersion {
+        self.verb.since()
+    }
 }

@@ -1,8 +1,8 @@
 //! Signatures: what is signed, by whom a topic may be written, and the traits behind which the cryptography lies.
 //!
-//! Every message but telemetry and presence is an envelope `{"v":1,"key":"…","body":"…","sig":"…"}`. The signature is
+//! Every message but telemetry and presence is an envelope `{"v":2,"key":"…","body":"…","sig":"…"}`. The signature is
 //! Ed25519 (RFC 8032, strict verification) over five parts, each preceded by its length as 32 bits, big-endian: a domain,
-//! the protocol version, the key's id, the full topic, the body. Binding the topic stops a message of one node from
+//! the message's protocol version, the key's id, the full topic, the body. Binding the topic stops a message of one node from
 //! being played to another; the body is the exact bytes of the inner document, so no canonical JSON is needed.
 //!
 //! A key's id is the first eight bytes of the SHA-256 of the public key. It only says which key to try: what counts is
@@ -18,9 +18,9 @@ use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
-use crate::PROTOCOL_VERSION;
 use crate::id::{NodeName, UserName};
 use crate::topic::Topic;
+use crate::version::ProtocolVersion;
 
 /// What stands before everything that is signed, so that no other protocol's signature passes here.
 const DOMAIN: &[u8] = b"beehive";
@@ -199,9 +199,9 @@ pub enum Verdict {
     Bad,
 }
 
-/// What is signed of a message.
-pub fn signed_bytes(topic: &str, key: KeyId, body: &str) -> Vec<u8> {
-    let version = [b'0' + PROTOCOL_VERSION];
+/// What is signed of a message that is written in `version`.
+pub fn signed_bytes(version: ProtocolVersion, topic: &str, key: KeyId, body: &str) -> Vec<u8> {
+    let version = [b'0' + version.number()];
     let mut bytes = Vec::with_capacity(DOMAIN.len() + 1 + 8 + topic.len() + body.len() + 5 * 4);
     for part in [DOMAIN, &version, &key.0, topic.as_bytes(), body.as_bytes()] {
         // a part is a message's body at most, which is far below 4 GiB
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn each_part_is_bound_and_none_can_flow_into_the_next() {
         let key = KeyId([1; 8]);
-        let of = |topic, key, body| signed_bytes(topic, key, body);
+        let of = |topic, key, body| signed_bytes(ProtocolVersion::V1, topic, key, body);
         let one = of("a/b", key, "{}");
         assert_ne!(one, of("a/", key, "b{}"));
         assert_ne!(one, of("a/c", key, "{}"));
@@ -309,6 +309,9 @@ mod tests {
         // pinned: another program has to make the same bytes
         let pinned = b"\0\0\0\x07beehive\0\0\0\x011\0\0\0\x08\x01\x01\x01\x01\x01\x01\x01\x01\0\0\0\x03a/b\0\0\0\x02{}";
         assert_eq!(one, pinned);
+        // and the version is one of the parts
+        let pinned = b"\0\0\0\x07beehive\0\0\0\x012\0\0\0\x08\x01\x01\x01\x01\x01\x01\x01\x01\0\0\0\x03a/b\0\0\0\x02{}";
+        assert_eq!(signed_bytes(ProtocolVersion::V2, "a/b", key, "{}"), pinned);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use crate::codec::Wrapping;
 use crate::id::{CrewName, NodeName, OperationId, UserName};
+use crate::version::LAYOUT;
 use core::fmt::Write;
 
 /// The longest topic of this protocol in bytes; [`Topic::name`] always fits (checked by a test with the longest names).
@@ -81,11 +82,11 @@ pub enum Topic {
 pub enum TopicError {
     /// Not below `beehive/`.
     Foreign,
-    /// Of another version of the protocol.
+    /// Of another layout of the tree.
     Version,
     /// Of another crew.
     Crew,
-    /// Below this crew, but no topic that this version knows.
+    /// Below this crew, but no topic of this layout.
     Unknown,
 }
 
@@ -93,9 +94,9 @@ impl core::fmt::Display for TopicError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Foreign => "not a topic of beehive",
-            Self::Version => "a topic of another protocol version",
+            Self::Version => "a topic of another layout than v1",
             Self::Crew => "a topic of another crew",
-            Self::Unknown => "not a topic that protocol version 1 knows",
+            Self::Unknown => "not a topic of layout v1",
         })
     }
 }
@@ -108,23 +109,23 @@ impl Topic {
         let mut name = TopicName::new();
         // cannot overflow: see the test of the longest names
         let _ = match self {
-            Self::Presence(node) => write!(name, "beehive/v1/{crew}/n/{node}/presence"),
-            Self::State(node) => write!(name, "beehive/v1/{crew}/n/{node}/state"),
-            Self::Info(node) => write!(name, "beehive/v1/{crew}/n/{node}/info"),
-            Self::Telemetry(node) => write!(name, "beehive/v1/{crew}/n/{node}/telemetry"),
-            Self::Event(node) => write!(name, "beehive/v1/{crew}/n/{node}/event"),
-            Self::Request(node) => write!(name, "beehive/v1/{crew}/n/{node}/request"),
-            Self::Result(node) => write!(name, "beehive/v1/{crew}/n/{node}/result"),
-            Self::Command(node) => write!(name, "beehive/v1/{crew}/d/{node}/command"),
-            Self::CoordinatorPresence => write!(name, "beehive/v1/{crew}/c/presence"),
-            Self::CoordinatorState => write!(name, "beehive/v1/{crew}/c/state"),
-            Self::Operation(id) => write!(name, "beehive/v1/{crew}/c/operation/{id}"),
-            Self::OperationNode(id, node) => write!(name, "beehive/v1/{crew}/c/operation/{id}/{node}"),
-            Self::CoordinatorEvent => write!(name, "beehive/v1/{crew}/c/event"),
-            Self::Manifest => write!(name, "beehive/v1/{crew}/c/manifest"),
-            Self::ConsoleRequest(user) => write!(name, "beehive/v1/{crew}/q/{user}/request"),
-            Self::ConsoleResponse(user) => write!(name, "beehive/v1/{crew}/p/{user}/response"),
-            Self::Direct(user, node) => write!(name, "beehive/v1/{crew}/q/{user}/direct/{node}"),
+            Self::Presence(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/presence"),
+            Self::State(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/state"),
+            Self::Info(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/info"),
+            Self::Telemetry(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/telemetry"),
+            Self::Event(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/event"),
+            Self::Request(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/request"),
+            Self::Result(node) => write!(name, "beehive/{LAYOUT}/{crew}/n/{node}/result"),
+            Self::Command(node) => write!(name, "beehive/{LAYOUT}/{crew}/d/{node}/command"),
+            Self::CoordinatorPresence => write!(name, "beehive/{LAYOUT}/{crew}/c/presence"),
+            Self::CoordinatorState => write!(name, "beehive/{LAYOUT}/{crew}/c/state"),
+            Self::Operation(id) => write!(name, "beehive/{LAYOUT}/{crew}/c/operation/{id}"),
+            Self::OperationNode(id, node) => write!(name, "beehive/{LAYOUT}/{crew}/c/operation/{id}/{node}"),
+            Self::CoordinatorEvent => write!(name, "beehive/{LAYOUT}/{crew}/c/event"),
+            Self::Manifest => write!(name, "beehive/{LAYOUT}/{crew}/c/manifest"),
+            Self::ConsoleRequest(user) => write!(name, "beehive/{LAYOUT}/{crew}/q/{user}/request"),
+            Self::ConsoleResponse(user) => write!(name, "beehive/{LAYOUT}/{crew}/p/{user}/response"),
+            Self::Direct(user, node) => write!(name, "beehive/{LAYOUT}/{crew}/q/{user}/direct/{node}"),
         };
         name
     }
@@ -135,7 +136,7 @@ impl Topic {
     /// Says whether it is foreign, of another version, of another crew, or unknown.
     pub fn parse(crew: &CrewName, name: &str) -> Result<Self, TopicError> {
         let rest = name.strip_prefix("beehive/").ok_or(TopicError::Foreign)?;
-        let rest = rest.strip_prefix("v1/").ok_or(TopicError::Version)?;
+        let rest = rest.strip_prefix(LAYOUT).and_then(|rest| rest.strip_prefix('/')).ok_or(TopicError::Version)?;
         let rest = rest.strip_prefix(crew.as_str()).and_then(|rest| rest.strip_prefix('/')).ok_or(TopicError::Crew)?;
         let unknown = TopicError::Unknown;
         let mut parts = rest.split('/');
@@ -274,7 +275,7 @@ impl Audience {
         let mut all = heapless::Vec::new();
         let mut add = |delivery, tail: core::fmt::Arguments<'_>| {
             let mut filter = TopicName::new();
-            let _ = write!(filter, "beehive/v1/{crew}/{tail}");
+            let _ = write!(filter, "beehive/{LAYOUT}/{crew}/{tail}");
             let _ = all.push(Subscription { filter, delivery });
         };
         match self {

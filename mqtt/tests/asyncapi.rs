@@ -300,7 +300,7 @@ fn document() -> Value {
                     "title": format!("{}, in its envelope", sample.kind),
                     "required": ["v", "key", "body", "sig"],
                     "properties": {
-                        "v": {"const": 1},
+                        "v": {"enum": [1, 2]},
                         "key": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
                         "body": {
                             "type": "string",
@@ -315,7 +315,7 @@ fn document() -> Value {
             }
             Wrapping::Plain => {
                 body["required"].as_array_mut().unwrap().push(json!("v"));
-                body["properties"]["v"] = json!({"const": 1});
+                body["properties"]["v"] = json!({"enum": [1, 2]});
                 schemas.insert(message.clone(), body);
                 json!({"$ref": format!("#/components/schemas/{message}")})
             }
@@ -334,7 +334,7 @@ fn document() -> Value {
         "asyncapi": "3.0.0",
         "info": {
             "title": "beehive",
-            "version": "1",
+            "version": "2",
             "description": "The MQTT protocol between the Pis of a crew, its coordinator and its operators. Every message but \
                             presence and telemetry is an envelope whose `body` is the exact text that `sig` covers, with the \
                             topic (Ed25519; docs/protocol.md says over which bytes). Made from the types by \

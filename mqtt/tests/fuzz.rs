@@ -148,7 +148,7 @@ fn body(bytes: &[u8]) -> Option<Vec<u8>> {
 fn corpus() -> Vec<(Topic, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = Vec::new();
-    for dir in ["tests/fixtures/v1", "tests/fixtures/v1/older", "fuzz/corpus"] {
+    for dir in ["tests/fixtures/v1", "tests/fixtures/v2", "tests/fixtures/v2/older", "fuzz/corpus"] {
         let mut paths: Vec<_> =
             fs::read_dir(root.join(dir)).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
         paths.sort();

@@ -22,7 +22,7 @@ use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Doors, Host, HostError, Knock, Notice};
 use crate::keys::{Standing, new_nonce};
-use crate::link::{Link, LinkEvent, Network, RefusedKind};
+use crate::link::{Link, LinkEvent, Network, RefusedKind, Writes};
 use crate::store::Store;
 use beehive_board::cut::{Feed, FeedRecord};
 use beehive_board::fan::{Curve, FanModel};
@@ -41,7 +41,7 @@ use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
 };
-use beehive_mqtt::{HEARTBEAT_MS, NodeName, Text, Topic};
+use beehive_mqtt::{HEARTBEAT_MS, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
 use show::PwrLed;
 use std::future::Future;
 use std::sync::Arc;
@@ -219,6 +219,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         poe_hat: board.info.poe_hat.clone(),
         leds: board.info.leds.clone(),
         broker: settings.broker,
+        speaks: SpokenVersion::said_by(link.speaks()),
     };
     let engine_seen = engine.state();
     let petting = Petting::new(host.watchdog_ms());
@@ -539,7 +540,10 @@ impl Agent {
                 }
                 Topic::CoordinatorState => {
                     if let (false, Ok(state)) = (message.is_cleared(), self.link.decode::<CoordinatorState>(&message)) {
-                        self.node(now, Event::Coordinator(state.session));
+                        self.node(now, Event::Coordinator(state.session.clone()));
+                        // the link lets no state of the coordinator pass that nobody signed
+                        self.core.follow(&state.session, message.version.unwrap_or(ProtocolVersion::BEFORE));
+                        self.write_what_is_read();
                     }
                 }
                 // the link has taken it or not
@@ -565,6 +569,18 @@ impl Agent {
                 | Topic::ConsoleResponse(_)
                 | Topic::Direct(..) => {}
             },
+        }
+    }
+
+    /// What stays on the broker is said again in the version of the protocol that the crew reads now.
+    fn write_what_is_read(&mut self) {
+        match self.link.write_in(self.core.writes()) {
+            Writes::AsBefore => {}
+            Writes::Otherwise => {
+                tracing::info!(version = %self.core.writes(), "writes in another version of the protocol from now on");
+                self.publish_info();
+                self.published = None;
+            }
         }
     }
 
@@ -613,6 +629,7 @@ impl Agent {
             heard: self.core.heard().cloned(),
             engine: self.engine.state(),
             last_shutdown: self.core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(self.link.speaks()),
         };
         let same = self.published.as_ref() == Some(&state);
         let beat = self.published_at.is_none_or(|at| now.saturating_since(at) >= HEARTBEAT_MS);

@@ -392,10 +392,12 @@ mod tests {
             membership: Membership::Expected,
             slot: Slot::Free,
             boot: None,
+            speaks: None,
         };
         CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            speaks: None,
             master: "n0".parse().unwrap(),
             phase: ClusterPhase::Absent,
             cluster: None,

@@ -15,7 +15,7 @@ use beehive_mqtt::bridge::DoorTopic;
 use beehive_mqtt::console::ConsoleResponse;
 use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::node::{NodeState, Presence};
-use beehive_mqtt::{Audience, RequestId, Topic, UserName};
+use beehive_mqtt::{Audience, ProtocolVersion, RequestId, Topic, UserName};
 use core::{Action, Core};
 use door::{Door, DoorConfig, DoorEvent};
 use std::time::Duration;
@@ -116,6 +116,9 @@ impl Bridge {
             Topic::CoordinatorState => self
                 .link
                 .decode::<CoordinatorState>(&message)
+                .inspect(|_| {
+                    self.link.write_in(message.version.unwrap_or(ProtocolVersion::BEFORE));
+                })
                 .map_or_else(|_| Vec::new(), |said| self.core.coordinator(said)),
             Topic::State(node) => {
                 self.link.decode::<NodeState>(&message).map_or_else(|_| Vec::new(), |said| self.core.state(node, said))

@@ -662,11 +662,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn incoming<P: Payload>(topic: Topic, payload: &P, retained: Retained) -> Incoming {
-        Incoming { topic, payload: signed(payload), retained, key: None }
+        Incoming { topic, payload: signed(payload), retained, key: None, version: None }
     }
 
     fn empty(topic: Topic) -> Incoming {
-        Incoming { topic, payload: Vec::new(), retained: Retained::No, key: None }
+        Incoming { topic, payload: Vec::new(), retained: Retained::No, key: None, version: None }
     }
 
     pub(crate) fn presence(node: &str, status: Connection, order: (u32, u32), retained: Retained) -> Incoming {
@@ -692,6 +692,7 @@ pub(crate) mod tests {
                 version: Text::cut("v1.31.4"),
             },
             last_shutdown: None,
+            speaks: None,
         }
     }
 
@@ -703,6 +704,7 @@ pub(crate) mod tests {
         let mut all = beehive_mqtt::coordinator::CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            speaks: None,
             master: name(members[0].0),
             phase: ClusterPhase::Ready,
             cluster: Some("c-1".parse().unwrap()),
@@ -712,7 +714,8 @@ pub(crate) mod tests {
             revision: 1,
         };
         for (node, membership) in members {
-            let member = Member { node: name(node), membership: *membership, slot: Slot::Free, boot: None };
+            let member =
+                Member { node: name(node), membership: *membership, slot: Slot::Free, boot: None, speaks: None };
             all.members.push(member).unwrap();
         }
         all
@@ -905,8 +908,13 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_read_is_counted_and_changes_nothing() {
         let mut view = CrewView::new();
-        let bad =
-            Incoming { topic: Topic::State(name("pi-2")), payload: b"{".to_vec(), retained: Retained::No, key: None };
+        let bad = Incoming {
+            topic: Topic::State(name("pi-2")),
+            payload: b"{".to_vec(),
+            retained: Retained::No,
+            key: None,
+            version: None,
+        };
         assert!(matches!(view.apply(0, &bad), Applied::Refused(DecodeError::Malformed { .. })));
         assert_eq!((view.refused(), view.nodes().len()), (1, 0));
     }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use beehive_mqtt::console::{ConsoleResponse, PlanStep};
 use beehive_mqtt::coordinator::{ClusterPhase, OperationSummary};
 use beehive_mqtt::node::{EngineRun, Part, Role, Throttling};
-use beehive_mqtt::{CrewName, NodeName, OperationId};
+use beehive_mqtt::{CrewName, NodeName, OperationId, ProtocolVersion};
 use serde_json::{Value, json};
 
 use super::model::{CrewView, EventSource, EventView, NodeView, OperationView, Seen, word};
@@ -67,7 +67,11 @@ fn power(node: &NodeView, seen: Seen) -> String {
 
 fn membership(view: &CrewView, node: &NodeView) -> String {
     match (&node.member, view.coordinator()) {
-        (Some(member), _) => member.membership.as_str().to_owned(),
+        (Some(member), _) => match member.speaks.filter(|speaks| speaks.is_unknown()) {
+            // nothing that it says is read, which looks like silence
+            Some(speaks) => format!("{} (protocol {speaks})", member.membership),
+            None => member.membership.as_str().to_owned(),
+        },
         (None, Some(_)) => "unlisted".to_owned(),
         (None, None) => UNKNOWN.to_owned(),
     }
@@ -166,6 +170,7 @@ pub fn node_document(view: &CrewView, node: &NodeView, now_ms: u64) -> Value {
         "presence": seen,
         "membership": node.member.as_ref().map(|member| member.membership),
         "slot": node.member.as_ref().map(|member| member.slot),
+        "protocol": node.member.as_ref().and_then(|member| member.speaks),
         "lifecycle": state.map(|state| state.lifecycle),
         "power": state.map(|state| state.power),
         "goal": state.and_then(|state| state.goal),
@@ -276,6 +281,7 @@ pub fn node_show_text(view: &CrewView, node: &NodeView, now_ms: u64) -> String {
     if let Some(info) = &node.info {
         line("model", &format!("{}, {}", info.model, info.architecture));
         line("beehive", info.version.as_str());
+        line("protocol", &info.speaks.unwrap_or(ProtocolVersion::V1.into()).to_string());
         line("engine kind", info.engine.as_str());
         line("pins", info.pins.as_str());
         for (key, part) in [("button", &info.button), ("PoE HAT", &info.poe_hat), ("LEDs", &info.leds)] {
@@ -563,6 +569,7 @@ pi-2  -     -         -           (running)  -    -
             poe_hat: part(PartStatus::Missing, ""),
             leds: part(PartStatus::Works, "ACT, PWR"),
             broker: BrokerTrust::Loopback,
+            speaks: Some(beehive_mqtt::SpokenVersion(2)),
         };
         view.apply(0, &incoming(Topic::Info(name("pi-1")), &info, Retained::Yes));
         let telemetry = Telemetry {
@@ -591,6 +598,7 @@ boot           boot-1
 last shutdown  interrupted in draining, asked by button
 model          Raspberry Pi 3, armv7
 beehive        0.1.0
+protocol       2
 engine kind    simulated
 pins           character-device
 button         busy: held by gpio-keys

@@ -7,7 +7,9 @@ use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::CoordinatorState;
 use beehive_mqtt::direct::DirectRequest;
 use beehive_mqtt::node::CommandResult;
-use beehive_mqtt::{Audience, CrewName, HEARTBEAT_MS, NodeName, OperationId, RequestId, Topic, UserName};
+use beehive_mqtt::{
+    Audience, CrewName, HEARTBEAT_MS, NodeName, OperationId, ProtocolVersion, RequestId, Topic, UserName,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -225,6 +227,7 @@ impl Session {
                     }
                     if let (Topic::CoordinatorState, false) = (&message.topic, message.is_cleared()) {
                         if let Ok(state) = self.link.decode::<CoordinatorState>(&message) {
+                            self.link.write_in(message.version.unwrap_or(ProtocolVersion::BEFORE));
                             self.see(|kept| kept.state(state.audit));
                         }
                     }

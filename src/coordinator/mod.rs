@@ -23,7 +23,7 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, R
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
-use beehive_mqtt::{DecodeError, NodeName, Payload, RequestId, Text, Topic, UserName};
+use beehive_mqtt::{DecodeError, NodeName, Payload, ProtocolVersion, RequestId, SpokenVersion, Text, Topic, UserName};
 pub use outside::Outside;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ struct Task {
     term: u64,
     /// The manifest's.
     revision: u64,
+    /// The version of the protocol that the present request was written in.
+    asked_in: ProtocolVersion,
 }
 
 /// Runs a coordinator until `stop` resolves.
@@ -193,6 +195,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
         store_failed: false,
         term,
         revision: parts.link.trust().keyring.manifest().revision,
+        asked_in: ProtocolVersion::BEFORE,
     };
     task.audit.started(&task.core.session());
     task.perform(first);
@@ -287,7 +290,7 @@ impl Task {
                         return;
                     }
                 },
-                Action::Command { node, mut command, secret } => {
+                Action::Command { node, version, mut command, secret } => {
                     if let Some(secret) = secret {
                         if let Err(why) = self.seal(&node, &mut command, &secret) {
                             // not sent; the step runs out of its time and says that it waits for the node
@@ -295,7 +298,7 @@ impl Task {
                             continue;
                         }
                     }
-                    self.publish(&Topic::Command(node), command.as_ref());
+                    self.publish_in(version, &Topic::Command(node), command.as_ref());
                 }
                 Action::Respond { user, mut response } => {
                     // told only when it is on the card; who asks asks again, and is answered from memory
@@ -304,7 +307,7 @@ impl Task {
                         continue;
                     }
                     response.audit = self.audit.head();
-                    self.publish(&Topic::ConsoleResponse(user), response.as_ref());
+                    self.respond(user, response.as_ref());
                 }
                 Action::State(mut state) => {
                     state.audit = self.audit.head();
@@ -354,8 +357,18 @@ impl Task {
         Ok(())
     }
 
+    /// To everybody: in what every member of the crew reads. What that does not know is no word to those who speak no more.
     fn publish<P: Payload>(&self, topic: &Topic, payload: &P) {
-        if let Err(error) = self.link.publish(topic, payload) {
+        self.publish_in(self.core.broadcast_version().max(payload.since()), topic, payload);
+    }
+
+    /// To a user, in the version in which was asked.
+    fn respond(&self, user: UserName, response: &ConsoleResponse) {
+        self.publish_in(self.asked_in.max(response.since()), &Topic::ConsoleResponse(user), response);
+    }
+
+    fn publish_in<P: Payload>(&self, version: ProtocolVersion, topic: &Topic, payload: &P) {
+        if let Err(error) = self.link.publish_in(version, topic, payload) {
             tracing::error!("{error}");
         }
     }
@@ -452,7 +465,7 @@ impl Task {
                 let Ok(request) = self.link.decode::<NodeRequest>(&message) else { return };
                 self.step(Event::Request { node, request });
             }
-            Topic::ConsoleRequest(user) => match self.link.decode::<ConsoleRequest>(&message) {
+            Topic::ConsoleRequest(user) => match self.asked(&message) {
                 Ok(request) => match self.link.trust().keyring.role(&user).map(|role| may(role, &request)) {
                     Some(May::Ask) => match message.key {
                         Some(key) => {
@@ -490,9 +503,16 @@ impl Task {
         }
     }
 
+    /// A request, whose answer is written as it was.
+    fn asked(&mut self, message: &Incoming) -> Result<ConsoleRequest, DecodeError> {
+        self.asked_in = message.version.unwrap_or(ProtocolVersion::BEFORE);
+        self.link.decode(message)
+    }
+
     /// The link has counted and logged it. Who asked gets an answer; what the broker kept was asked by nobody who waits.
     fn refused(&mut self, topic: &str, why: Refusal) {
         self.audit.refused(why.kind().as_str(), topic, &why.to_string());
+        self.asked_in = ProtocolVersion::BEFORE;
         match why {
             Refusal::Oversized { bytes, limit } => {
                 if let Ok(Topic::ConsoleRequest(user)) = Topic::parse(self.link.crew(), topic) {
@@ -501,11 +521,16 @@ impl Task {
                 }
             }
             // whoever it was, the user of that name should know; an answer to a forger tells nothing
-            Refusal::Envelope(error) => {
-                if let Ok(Topic::ConsoleRequest(user)) = Topic::parse(self.link.crew(), topic) {
-                    self.answer_unreadable(user, &error);
+            Refusal::Envelope(error) => match Topic::parse(self.link.crew(), topic) {
+                Ok(Topic::ConsoleRequest(user)) => self.answer_unreadable(user, &error),
+                Ok(Topic::State(node)) => {
+                    if let DecodeError::Version { version, .. } = error {
+                        let version = SpokenVersion(u8::try_from(version).unwrap_or(u8::MAX));
+                        self.step(Event::Unspoken { node, version });
+                    }
                 }
-            }
+                Ok(_) | Err(_) => {}
+            },
             Refusal::Topic(_) | Refusal::Retained => {}
         }
     }
@@ -525,7 +550,7 @@ impl Task {
             audit: self.audit.head(),
         };
         tracing::warn!(%user, "a request was refused: the user {why}");
-        self.publish(&Topic::ConsoleResponse(user), &response);
+        self.respond(user, &response);
     }
 
     /// Somebody asked something that cannot be read: the answer says why, under an id that stands for that.
@@ -545,6 +570,6 @@ impl Task {
             plan: heapless::Vec::new(),
             audit: self.audit.head(),
         };
-        self.publish(&Topic::ConsoleResponse(user), &response);
+        self.respond(user, &response);
     }
 }

@@ -12,7 +12,7 @@
 
 use super::tls::Identity;
 use beehive_mqtt::codec::MAX_PACKET_BYTES;
-use beehive_mqtt::{CrewName, NodeName, PROTOCOL_VERSION, UserName};
+use beehive_mqtt::{CrewName, LAYOUT, NodeName, UserName};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -193,7 +193,7 @@ impl Plan {
                 };
                 let _ = match tail.strip_prefix('/') {
                     Some(whole) => writeln!(text, "topic {right} {whole}"),
-                    None => writeln!(text, "topic {right} beehive/v{PROTOCOL_VERSION}/{crew}/{tail}"),
+                    None => writeln!(text, "topic {right} beehive/{LAYOUT}/{crew}/{tail}"),
                 };
             }
         }

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use beehive_mqtt::manifest::{Manifest, ManifestError, NodeEntry, UserEntry, UserRole};
 use beehive_mqtt::sign::PublicKey;
-use beehive_mqtt::{CrewName, EncodeError, MAX_NODES, NodeName, Topic, UserName, decode, encode, verify};
+use beehive_mqtt::{
+    CrewName, EncodeError, MAX_NODES, NodeName, ProtocolVersion, Topic, UserName, decode, encode_in, verify,
+};
 use zeroize::Zeroizing;
 
 use super::files::{self, Access};
@@ -167,7 +169,9 @@ impl CrewKeys {
     }
 
     fn signed(&self) -> Result<Vec<u8>, CrewError> {
-        Ok(encode(&self.manifest, &Topic::Manifest.name(&self.manifest.crew), &self.key)?)
+        // it is kept and passed on for years, by and to programs that nobody has heard when it is signed
+        let name = Topic::Manifest.name(&self.manifest.crew);
+        Ok(encode_in(ProtocolVersion::BEFORE, &self.manifest, &name, &self.key)?)
     }
 
     fn identity(&self, name: &str, sign: &SignKey, opener: Option<&Opener>) -> Result<Identity, CrewError> {

@@ -618,7 +618,7 @@ mod tests {
     }
 
     fn hear<P: Payload>(view: &mut CrewView, topic: Topic, payload: &P) {
-        let message = Incoming { topic, payload: signed(payload), retained: Retained::No, key: None };
+        let message = Incoming { topic, payload: signed(payload), retained: Retained::No, key: None, version: None };
         view.apply(0, &message);
     }
 
@@ -629,10 +629,12 @@ mod tests {
             membership: if number == 1 { Membership::Ready } else { Membership::CordonedByOthers },
             slot: Slot::Free,
             boot: None,
+            speaks: None,
         };
         let state = CoordinatorState {
             session: beehive_mqtt::coordinator::Session { term: 1, number: 1, nonce: "c1".parse().unwrap() },
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            speaks: None,
             master: name(1),
             phase: ClusterPhase::Degraded,
             cluster: None,
@@ -670,6 +672,7 @@ mod tests {
                 heard: None,
                 engine: EngineState { cluster: None, run: EngineRun::Running, version: Text::new() },
                 last_shutdown: None,
+                speaks: None,
             };
             hear(&mut view, Topic::State(name(number)), &state);
             let step = |step, state| StepReport { number: u16::from(number), step, state };

@@ -591,6 +591,7 @@ impl Pi {
                     destruction: Destruction::Allowed,
                     blockers: Blockers::default(),
                     switch: PowerSwitch::Absent,
+                    speaks: beehive_mqtt::ProtocolVersion::CURRENT,
                 },
                 outside: Outside::default(),
                 kubernetes: Arc::new(SimulatedKubernetes::new(plane, pace.step_ms)),

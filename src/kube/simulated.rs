@@ -637,6 +637,7 @@ mod tests {
             heard: None,
             engine: EngineState { cluster: id.map(cluster), run, version: Text::new() },
             last_shutdown: None,
+            speaks: None,
         }
     }
 

@@ -12,6 +12,10 @@
 //! On each connection, in this order: subscribe, own presence, every retained topic, what waited. [`LinkEvent::Up`] comes
 //! when the broker has confirmed the subscriptions, so an answer to what is asked after it is not missed.
 //!
+//! Versions of the protocol: everything that is spoken is read, and what is published is written in the version that
+//! [`Link::write_in`] was told last, at first in the one before the current. What is not signed, presence and telemetry, is the
+//! same in each version and is always written in the one before: a last will is made when nobody has been heard yet.
+//!
 //! Presence: the last will says offline, with the same (start, connection) as the online that follows. A broker may
 //! publish an old will late; the link subscribes to its own presence (as its [`Audience`] does) and says online again.
 
@@ -25,8 +29,11 @@ pub use refused::{Refusal, RefusedKind, Retained};
 pub use tls::{Tls, TlsError};
 
 use crate::keys::Trust;
+use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::node::Refused;
-use beehive_mqtt::{Audience, CrewName, DecodeError, EncodeError, KeyId, Payload, Text, Topic, decode, encode};
+use beehive_mqtt::{
+    Audience, CrewName, DecodeError, EncodeError, KeyId, Payload, ProtocolVersion, Text, Topic, decode, encode_in,
+};
 use outbox::{Full, Outbox, Outgoing};
 use refused::Counters;
 use rumqttc::AsyncClient;
@@ -111,6 +118,8 @@ pub struct Incoming {
     pub retained: Retained,
     /// Who signed it; nobody, where this kind of message is not signed.
     pub key: Option<KeyId>,
+    /// The version of the protocol that it was written in; of what is not signed nobody has looked yet.
+    pub version: Option<ProtocolVersion>,
 }
 
 impl Incoming {
@@ -127,6 +136,26 @@ pub enum Network {
     Up,
     /// No connection, and none is tried.
     Cut,
+}
+
+/// The highest version of the protocol that this process speaks: the current one.
+///
+/// With `BEEHIVE_TEST_PROTOCOL=1` in its environment it plays the program before: it reads and writes version 1 alone and says
+/// nothing of versions. That is for the tests of a crew that is half-way through an upgrade, and changes nothing else.
+pub fn speaks() -> ProtocolVersion {
+    match std::env::var("BEEHIVE_TEST_PROTOCOL").as_deref() {
+        Ok("1") => ProtocolVersion::V1,
+        Ok(_) | Err(_) => ProtocolVersion::CURRENT,
+    }
+}
+
+/// Whether the version that is written has become another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// Another: what stays on the broker has to be published again.
+    Otherwise,
+    /// The same.
+    AsBefore,
 }
 
 /// Whether `host` is this machine: a loopback address or `localhost`.
@@ -156,6 +185,10 @@ struct Shared {
     trust: Trust,
     lane: Mutex<Lane>,
     counters: Mutex<Counters>,
+    /// The highest version that is read and written.
+    speaks: ProtocolVersion,
+    /// The version that is written.
+    writes: Mutex<ProtocolVersion>,
 }
 
 /// The outbox and the client that it feeds.
@@ -229,6 +262,8 @@ impl Link {
             trust: config.trust.clone(),
             lane: Mutex::new(Lane { outbox: Outbox::new(), client: None }),
             counters: Mutex::new(Counters::default()),
+            speaks: speaks(),
+            writes: Mutex::new(ProtocolVersion::BEFORE),
         });
         let (control, control_in) = watch::channel(Control { mode: Mode::Run, cuts: 0 });
         let (ended_out, ended) = watch::channel(());
@@ -248,9 +283,39 @@ impl Link {
     /// # Errors
     /// If the payload is larger than its kind may be. Nothing is sent then.
     pub fn publish<P: Payload>(&self, topic: &Topic, payload: &P) -> Result<(), EncodeError> {
+        let version = match P::WRAPPING {
+            Wrapping::Plain => ProtocolVersion::BEFORE,
+            Wrapping::Envelope => *locked(&self.0.shared.writes),
+        };
+        // whoever is told what an older version does not know has spoken of it itself
+        self.publish_in(version.max(payload.since()), topic, payload)
+    }
+
+    /// As [`Link::publish`], in this version of the protocol.
+    ///
+    /// # Errors
+    /// If the payload is larger than its kind may be, or this version does not know what it says. Nothing is sent then.
+    pub fn publish_in<P: Payload>(
+        &self,
+        version: ProtocolVersion,
+        topic: &Topic,
+        payload: &P,
+    ) -> Result<(), EncodeError> {
         let name = topic.name(&self.0.shared.crew);
-        self.0.shared.put(topic, encode(payload, &name, self.0.shared.trust.signer.as_ref())?);
+        self.0.shared.put(topic, encode_in(version, payload, &name, self.0.shared.trust.signer.as_ref())?);
         Ok(())
+    }
+
+    /// From now on writes in this version, or in the highest that is spoken.
+    pub fn write_in(&self, version: ProtocolVersion) -> Writes {
+        let mut writes = locked(&self.0.shared.writes);
+        let before = std::mem::replace(&mut *writes, version.min(self.0.shared.speaks));
+        if *writes == before { Writes::AsBefore } else { Writes::Otherwise }
+    }
+
+    /// The highest version that is read and written.
+    pub fn speaks(&self) -> ProtocolVersion {
+        self.0.shared.speaks
     }
 
     /// Publishes the crew's manifest as its owner signed it.

@@ -7,7 +7,7 @@ use beehive_mqtt::codec::MAX_PACKET_BYTES;
 use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::topic::{Delivery, Retention};
-use beehive_mqtt::{EncodeError, KeyId, Text, Topic, decode, encode, verify};
+use beehive_mqtt::{DecodeError, EncodeError, ProtocolVersion, Text, Topic, Verified, decode, encode_in, verify};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
     Packet, Publish, QoS, StateError, SubAck, SubscribeFilter, SubscribeReasonCode,
@@ -440,14 +440,16 @@ impl Task {
                 // a flood of refused messages must not hold up the others
                 let _ = self.events.try_send(LinkEvent::Refused { topic: refused::shown(&publish.topic), why });
             }
-            Ok((key, topic)) => {
+            Ok((verified, topic)) => {
                 if self.config.presence.as_ref().is_some_and(|own| own.topic == topic) {
                     self.see_own_presence(&publish.payload);
                 }
                 if topic == Topic::Manifest {
                     self.see_manifest(&publish.payload);
                 }
-                let message = LinkEvent::Message(Incoming { topic, payload: publish.payload.into(), retained, key });
+                let (key, version) = verified.map(|Verified { key, version }| (key, version)).unzip();
+                let payload = publish.payload.into();
+                let message = LinkEvent::Message(Incoming { topic, payload, retained, key, version });
                 tokio::select! {
                     biased;
                     permit = self.events.reserve() => if let Ok(permit) = permit { permit.send(message) },
@@ -459,17 +461,21 @@ impl Task {
 
     /// Who signed a message, where its kind is signed. That a retained one was cleared is said by an empty message, which
     /// nobody can sign: it is no evidence of anything, and passes.
-    fn believe(&self, topic: &Topic, publish: &Publish) -> Result<Option<KeyId>, Refusal> {
+    fn believe(&self, topic: &Topic, publish: &Publish) -> Result<Option<Verified>, Refusal> {
         match topic.wrapping() {
             Wrapping::Plain => Ok(None),
             Wrapping::Envelope if publish.payload.is_empty() && topic.retention() == Retention::Retained => Ok(None),
             Wrapping::Envelope => {
                 let keyring = &self.config.trust.keyring;
-                verify(&publish.payload, &publish.topic, |key, message, signature| {
+                let verified = verify(&publish.payload, &publish.topic, |key, message, signature| {
                     keyring.believe(topic, key, message, signature)
                 })
-                .map(Some)
-                .map_err(Refusal::Envelope)
+                .map_err(Refusal::Envelope)?;
+                if verified.version > self.shared.speaks {
+                    let version = verified.version.number().into();
+                    return Err(Refusal::Envelope(DecodeError::Version { name: "message", version }));
+                }
+                Ok(Some(verified))
             }
         }
     }
@@ -518,7 +524,7 @@ impl Task {
 
     fn encode(&self, own: &OwnPresence, presence: &Presence) -> Result<Vec<u8>, EncodeError> {
         let name = own.topic.name(&self.config.crew);
-        encode(presence, &name, self.config.trust.signer.as_ref())
+        encode_in(ProtocolVersion::BEFORE, presence, &name, self.config.trust.signer.as_ref())
     }
 
     fn say(&self, own: &OwnPresence, presence: &Presence) {

@@ -3,10 +3,10 @@
 //! itself is read from the same bytes.
 
 use super::version::{Protocols, ReleaseVersion};
-use beehive_mqtt::PROTOCOL_VERSION;
+use beehive_mqtt::ProtocolVersion;
 
 /// The oldest version of the protocol that this program speaks.
-pub const OLDEST_PROTOCOL: u8 = 1;
+pub const OLDEST_PROTOCOL: u8 = ProtocolVersion::BEFORE.number();
 
 const HEAD: &[u8] = b"beehive-release-mark 1 version ";
 const MIDDLE: &[u8] = b" protocol ";
@@ -15,7 +15,8 @@ const TAIL: &[u8] = b" mark-ends\n";
 const VERSION_BYTES: usize = ReleaseVersion::MAX_BYTES;
 const BYTES: usize = HEAD.len() + VERSION_BYTES + MIDDLE.len() + 7 + TAIL.len();
 
-static MARK: [u8; BYTES] = compose(env!("CARGO_PKG_VERSION").as_bytes(), OLDEST_PROTOCOL, PROTOCOL_VERSION);
+static MARK: [u8; BYTES] =
+    compose(env!("CARGO_PKG_VERSION").as_bytes(), OLDEST_PROTOCOL, ProtocolVersion::CURRENT.number());
 
 const fn put(mut mark: [u8; BYTES], at: usize, text: &[u8]) -> [u8; BYTES] {
     let mut index = 0;
@@ -98,7 +99,10 @@ mod tests {
     fn the_own_mark_is_the_packages() {
         let own = own();
         assert_eq!(own.version.as_str(), env!("CARGO_PKG_VERSION"));
-        assert_eq!((own.protocol.oldest(), own.protocol.newest()), (OLDEST_PROTOCOL, PROTOCOL_VERSION));
+        assert_eq!(
+            (own.protocol.oldest(), own.protocol.newest()),
+            (OLDEST_PROTOCOL, ProtocolVersion::CURRENT.number())
+        );
     }
 
     #[test]

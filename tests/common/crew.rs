@@ -15,7 +15,7 @@ use beehive_mqtt::{CrewName, NodeName, Payload, Topic, decode};
 use rumqttc::Publish;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,7 +25,11 @@ use std::time::{Duration, Instant};
 pub const BEEHIVE: &str = env!("CARGO_BIN_EXE_beehive");
 
 /// The variables of this machine's environment that would change what the program does.
-const VARIABLES: [&str; 5] = ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "BEEHIVE_IDENTITY", "RUST_LOG"];
+const VARIABLES: [&str; 6] =
+    ["BEEHIVE_BROKER", "BEEHIVE_CREW", "BEEHIVE_USER", "BEEHIVE_IDENTITY", "RUST_LOG", PROTOCOL];
+
+/// Lets the program play the one before; see `beehive::link::speaks`.
+const PROTOCOL: &str = "BEEHIVE_TEST_PROTOCOL";
 
 /// How often a process or a file is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -104,6 +108,8 @@ pub struct Crew {
     pub keys: Arc<Keys>,
     dir: tempfile::TempDir,
     processes: BTreeMap<String, Child>,
+    /// The nodes whose next start is one of the program of the protocol version before.
+    pub before: BTreeSet<&'static str>,
 }
 
 impl Crew {
@@ -120,6 +126,7 @@ impl Crew {
             keys: Arc::new(Keys::new("bee", names, &["ann"])),
             dir: tempfile::tempdir().unwrap(),
             processes: BTreeMap::new(),
+            before: BTreeSet::new(),
         }
     }
 
@@ -187,7 +194,11 @@ impl Crew {
 
     fn run(&mut self, name: &str, config: &Path) {
         let log = File::options().create(true).append(true).open(self.folder(name).join("log")).unwrap();
-        let child = clean(Command::new(BEEHIVE))
+        let mut command = clean(Command::new(BEEHIVE));
+        if self.before.contains(name) {
+            command.env(PROTOCOL, "1");
+        }
+        let child = command
             .args(["run", "--config"])
             .arg(config)
             .stdin(Stdio::null())
@@ -245,6 +256,11 @@ impl Crew {
         }
         command.stdin(Stdio::null());
         command
+    }
+
+    /// As [`Crew::console`], with the program of the protocol version before.
+    pub fn console_before(&self, args: &[&str]) -> Ended {
+        ended(self.command(args).env(PROTOCOL, "1"))
     }
 
     /// Runs a command of the console to its end.

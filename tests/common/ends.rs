@@ -179,6 +179,7 @@ pub fn state(revision: u32) -> NodeState {
         heard: None,
         engine: EngineState { cluster: None, run: EngineRun::Stopped, version: Text::new() },
         last_shutdown: None,
+        speaks: None,
     }
 }
 

@@ -640,6 +640,10 @@ impl Coordinator {
         if is_command(step.kind) && !taken && silent && live.patient == Patient::No {
             return Verdict::Failed(Text::cut("the node is silent"));
         }
+        let understood = verb_of(step.kind).filter(|_| !taken).and_then(|verb| self.not_understood(node, verb));
+        if let Some(why) = understood {
+            return Verdict::Wait(why);
+        }
         let away = is_command(step.kind) && !online && step.kind != StepKind::Reboot;
         Verdict::Wait(Text::format(format_args!(
             "{waits}{}{}",
@@ -832,10 +836,16 @@ impl Coordinator {
             expires_ms: live.deadline.since_ms(now),
             verb,
         };
+        let every_ms = live.every_ms;
+        // also in the middle of an operation: a node may be set back to the program before
+        let understood = self.not_understood(&node, command.verb.name()).is_none();
         if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
-            live.send_at = now.plus_ms(live.every_ms);
+            live.send_at = now.plus_ms(every_ms);
         }
-        self.out.push(Action::Command { node, command: Box::new(command), secret });
+        if understood {
+            let version = self.version_of(&node);
+            self.out.push(Action::Command { node, version, command: Box::new(command), secret });
+        }
     }
 
     // ---- what came back
@@ -1288,23 +1298,28 @@ impl core::fmt::Display for Again {
 
 /// Whether a step is a command to the node.
 fn is_command(kind: StepKind) -> bool {
+    verb_of(kind).is_some()
+}
+
+/// What the node is told in a step, if it is told something.
+pub(super) fn verb_of(kind: StepKind) -> Option<VerbName> {
     match kind {
-        StepKind::Snapshot
-        | StepKind::Stop
-        | StepKind::Reset
-        | StepKind::Initialise
-        | StepKind::Join
-        | StepKind::AddOns
-        | StepKind::Upgrade
-        | StepKind::Reboot
-        | StepKind::PowerOff
-        | StepKind::Identify
-        | StepKind::LetGo => true,
+        StepKind::Snapshot => Some(VerbName::Snapshot),
+        StepKind::Stop => Some(VerbName::Stop),
+        StepKind::Reset => Some(VerbName::Reset),
+        StepKind::Initialise => Some(VerbName::Initialise),
+        StepKind::Join => Some(VerbName::Join),
+        StepKind::AddOns => Some(VerbName::AddOns),
+        StepKind::Upgrade => Some(VerbName::Upgrade),
+        StepKind::Reboot => Some(VerbName::Reboot),
+        StepKind::PowerOff => Some(VerbName::PowerOff),
+        StepKind::Identify => Some(VerbName::Identify),
+        StepKind::LetGo => Some(VerbName::Answer),
         StepKind::Cordon
         | StepKind::Drain
         | StepKind::Uncordon
         | StepKind::DeleteNode
         | StepKind::WaitReady
-        | StepKind::WaitUp => false,
+        | StepKind::WaitUp => None,
     }
 }

@@ -15,7 +15,8 @@
 //! - a node's state counts as evidence only if that node has heard of our present session: one that was recorded earlier
 //!   proves nothing. If a node has heard of a later session than ours, this coordinator was restored from an old backup:
 //!   what its record has under way is called off, because nobody knows what has come of it;
-//! - on rebuild the master is reset last and initialised first; on shutdown the master goes last.
+//! - on rebuild the master is reset last and initialised first; on shutdown the master goes last;
+//! - nobody is sent what it cannot read: a node that was not heard yet counts as one that speaks the version before.
 
 mod drive;
 mod look;
@@ -23,6 +24,7 @@ mod mend;
 mod record;
 mod report;
 mod requests;
+mod versions;
 
 pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, SWITCH_AGAIN_MS, limit_ms};
 pub use look::{LOOK_AGAIN_MS, LOOK_FRESH_MS, LOOK_MS};
@@ -38,7 +40,7 @@ use crate::{Destruction, Instant};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use beehive_mqtt::command::Command;
+use beehive_mqtt::command::{Command, VerbName};
 use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
 use beehive_mqtt::coordinator::{
     CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary, Session,
@@ -47,7 +49,10 @@ use beehive_mqtt::coordinator::{
 use beehive_mqtt::node::{
     CommandResult, Connection, EngineRun, Lifecycle, NodeRequest, NodeState, PowerPhase, Presence,
 };
-use beehive_mqtt::{BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, Text, Topic, UserName};
+use beehive_mqtt::{
+    BootId, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Nonce, OperationId, ProtocolVersion, SpokenVersion, Text, Topic,
+    UserName,
+};
 
 /// How long a node may be silent before it is shown as lost and commands to it are given up: six heartbeats, so that a
 /// restart of the broker or a short cut of the network does not end an operation.
@@ -95,6 +100,9 @@ pub struct CoordinatorConfig {
     pub blockers: Blockers,
     /// Whether something can switch a Pi on.
     pub switch: PowerSwitch,
+    /// The highest version of the protocol that this program speaks: the current one, but where tests play the program
+    /// before.
+    pub speaks: ProtocolVersion,
 }
 
 /// Whether there is a switch that feeds the Pis and that [`Action::SwitchOn`] reaches.
@@ -132,6 +140,13 @@ pub enum Event {
         node: NodeName,
         /// What.
         state: Box<NodeState>,
+    },
+    /// A node wrote in a version of the protocol that is not spoken here. Nobody has checked who signed it: a hint.
+    Unspoken {
+        /// Whose topic it was.
+        node: NodeName,
+        /// Which version.
+        version: SpokenVersion,
     },
     /// How far a command is.
     Result {
@@ -199,6 +214,8 @@ pub enum Action {
     Command {
         /// To whom.
         node: NodeName,
+        /// The version of the protocol to write it in.
+        version: ProtocolVersion,
         /// What. The credential of a join is empty.
         command: Box<Command>,
         /// What is to be sealed into it.
@@ -272,13 +289,15 @@ pub(crate) struct Seen {
     heard: Instant,
     /// When the presence arrived.
     presence_at: Instant,
+    /// The version of the protocol that it says to speak, of those that we do.
+    speaks: Option<ProtocolVersion>,
     /// The boots before that of the state, as far as they were heard of in this session; the newest last.
     past: Vec<BootId>,
 }
 
 impl Seen {
     fn new(now: Instant) -> Self {
-        Self { presence: None, state: None, heard: now, presence_at: now, past: Vec::new() }
+        Self { presence: None, state: None, heard: now, presence_at: now, speaks: None, past: Vec::new() }
     }
 
     /// Connected, as far as is known: a will may get lost with its broker, so silence counts too.
@@ -307,6 +326,10 @@ pub struct Coordinator {
     stored: CoordinatorRecord,
     started: Instant,
     seen: BTreeMap<NodeName, Seen>,
+    /// Who writes in a version that is not spoken here, and has said nothing else.
+    unspoken: BTreeMap<NodeName, SpokenVersion>,
+    /// Which version knows which verb.
+    since: fn(VerbName) -> ProtocolVersion,
     kube: KubeView,
     live: BTreeMap<(OperationId, usize), drive::Live>,
     mending: BTreeMap<NodeName, mend::Mending>,
@@ -351,6 +374,8 @@ impl Coordinator {
             record,
             started: now,
             seen: BTreeMap::new(),
+            unspoken: BTreeMap::new(),
+            since: VerbName::since,
             kube: KubeView::default(),
             live: BTreeMap::new(),
             mending: BTreeMap::new(),
@@ -430,6 +455,7 @@ impl Coordinator {
         match event {
             Event::Presence { node, presence } => self.on_presence(now, node, presence),
             Event::State { node, state } => self.on_state(now, node, *state),
+            Event::Unspoken { node, version } => self.on_unspoken(now, &node, version),
             Event::Result { node, result } => self.on_result(now, &node, &result),
             Event::Request { node, request } => self.on_node_request(now, &node, &request),
             Event::Console { user, key, request } => self.on_console(now, &user, key, request),
@@ -579,11 +605,14 @@ impl Coordinator {
         if !self.know(&node) {
             return;
         }
+        let version = state.speaks.map_or(ProtocolVersion::V1, SpokenVersion::common);
+        self.speaks_less(&node, version);
         match &state.heard {
             Some(heard) if *heard == self.session() => {}
             Some(heard) => return self.compare(now, &node, heard),
             None => return,
         }
+        self.unspoken.remove(&node);
         let seen = self.seen.entry(node).or_insert_with(|| Seen::new(now));
         // the later one counts. A card that was replaced counts from one again; nobody swaps it without being silent
         if let Some(last) = &seen.state {
@@ -620,6 +649,7 @@ impl Coordinator {
             },
         }
         seen.state = Some(state);
+        seen.speaks = Some(version);
     }
 
     // ---- what is known of the nodes

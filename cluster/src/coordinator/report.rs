@@ -12,7 +12,7 @@ use beehive_mqtt::coordinator::{
     OperationNode, OperationSummary, Slot, StepCounts, StepKind, StepReport, StepState,
 };
 use beehive_mqtt::node::Lifecycle;
-use beehive_mqtt::{HEARTBEAT_MS, NodeName, OperationId, Text, Topic};
+use beehive_mqtt::{HEARTBEAT_MS, NodeName, OperationId, SpokenVersion, Text, Topic};
 
 /// What was published last, so that only changes go out.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +110,8 @@ impl Coordinator {
                 let seen = self.seen.get(&node);
                 let slot = if self.record.slots.contains(&node) { Slot::Held } else { Slot::Free };
                 let boot = seen.and_then(|seen| seen.state.as_ref()).map(|state| state.boot.clone());
-                let _ = members.push(Member { node, membership, slot, boot });
+                let speaks = self.shown_version(&node);
+                let _ = members.push(Member { node, membership, slot, boot, speaks });
             }
         }
         CoordinatorState {
@@ -124,6 +125,7 @@ impl Coordinator {
             revision: self.told.revision,
             // the log is the caller's
             audit: AuditHead::NONE,
+            speaks: SpokenVersion::said_by(self.config.speaks),
         }
     }
 

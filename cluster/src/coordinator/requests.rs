@@ -25,7 +25,7 @@ const ANSWER_MS: u64 = 30_000;
 const WARM_UP_MS: u64 = 5_000;
 
 /// An answer under construction.
-struct Reply {
+pub(super) struct Reply {
     status: ResponseStatus,
     code: &'static str,
     text: Text<240>,
@@ -38,7 +38,7 @@ impl Reply {
         Self { status, code, text: Text::format(text), operation: None, plan: Vec::new() }
     }
 
-    fn refused(code: &'static str, text: core::fmt::Arguments<'_>) -> Self {
+    pub(super) fn refused(code: &'static str, text: core::fmt::Arguments<'_>) -> Self {
         Self::new(ResponseStatus::Refused, code, text)
     }
 
@@ -107,7 +107,7 @@ impl Coordinator {
         let reply = match &request.ask {
             Ask::Operation { kind, node, version, force } => {
                 let wanted = Wanted { kind: *kind, node: node.as_ref(), version, force: *force };
-                match self.plan_for(now, &request.id, &wanted) {
+                match self.plan_for(now, &request.id, &wanted).and_then(|plan| self.understood(plan)) {
                     Err(reply) => *reply,
                     Ok(plan) => match self.heed_blockers(now, &wanted, &plan) {
                         // asked again until it is known; nothing was begun
@@ -564,7 +564,7 @@ impl Coordinator {
             reply.operation = Some(active.id.clone());
             return reply;
         }
-        let resumable = self.record.operations.iter_mut().rev().find(|operation| {
+        let resumable = self.record.operations.iter().rev().find(|operation| {
             operation.scope == Scope::Exclusive
                 && matches!(
                     operation.phase,
@@ -578,24 +578,29 @@ impl Coordinator {
             return Reply::unchanged(format_args!("there is no operation to take up again"));
         };
         let (id, kind) = (operation.id.clone(), operation.kind);
+        let left = operation.steps.iter().filter(|step| step.state != StepState::Done).map(|step| PlannedStep {
+            kind: step.kind,
+            node: step.node.clone(),
+            stage: step.stage,
+            weight: step.weight,
+        });
+        let left = match self.understood(left.collect()) {
+            Ok(left) => left,
+            Err(mut reply) => {
+                reply.operation = Some(id);
+                return *reply;
+            }
+        };
         let mut reply = Reply::new(ResponseStatus::Started, "resumed", format_args!("{kind} goes on where it stopped"));
         reply.operation = Some(id.clone());
         if mode == Mode::DryRun {
             reply.status = ResponseStatus::Planned;
-            reply.plan = operation
-                .steps
-                .iter()
-                .filter(|step| step.state != StepState::Done)
-                .map(|step| PlannedStep {
-                    kind: step.kind,
-                    node: step.node.clone(),
-                    stage: step.stage,
-                    weight: step.weight,
-                })
-                .collect();
+            reply.plan = left;
             return reply;
         }
-        reopen(operation);
+        if let Some(operation) = self.record.operations.iter_mut().find(|held| held.id == id) {
+            reopen(operation);
+        }
         self.record.ended.retain(|ended| *ended != id);
         self.tell(
             now,
@@ -726,7 +731,8 @@ impl Coordinator {
             expires_ms: ANSWER_MS,
             verb: Verb::Answer { request: request.clone(), answer },
         };
-        self.out.push(Action::Command { node: node.clone(), command: Box::new(command), secret: None });
+        let version = self.version_of(node);
+        self.out.push(Action::Command { node: node.clone(), version, command: Box::new(command), secret: None });
     }
 }
 

@@ -29,7 +29,9 @@ use beehive_mqtt::node::{
     CommandResult, CommandStatus, EngineRun, EngineState, LastShutdown, Lifecycle, NodeEventKind, NodeRequest,
     PowerGoal, PowerPhase, Role, Running, ShutdownOutcome, Want,
 };
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, RequestId, Text, UserName};
+use beehive_mqtt::{
+    BootId, ClusterId, CommandId, KeyId, Nonce, OperationId, ProtocolVersion, RequestId, Text, UserName,
+};
 use core::fmt::Write;
 use direct::Silence;
 
@@ -351,6 +353,8 @@ pub struct NodeCore {
     unsaved: Unsaved,
     /// What came after the last [`Action::Store`] and must not be lost with it.
     behind: Vec<Action>,
+    /// The version of the protocol that the whole crew reads, as far as we have heard.
+    writes: ProtocolVersion,
 }
 
 /// Whether an upgrade that failed may have left the engine stopped.
@@ -401,6 +405,7 @@ impl NodeCore {
             after_upgrade: AfterUpgrade::Nothing,
             unsaved: Unsaved::No,
             behind: Vec::new(),
+            writes: ProtocolVersion::BEFORE,
         };
         let mut actions = Vec::new();
         core.report_last_shutdown(&mut actions);
@@ -498,6 +503,20 @@ impl NodeCore {
     /// The coordinator's newest session that was heard of.
     pub fn heard(&self) -> Option<&Session> {
         self.record.heard.as_ref()
+    }
+
+    /// The version of the protocol in which this node writes: that of the coordinator's state, which is what the whole crew
+    /// reads, and until one is heard the version before.
+    pub fn writes(&self) -> ProtocolVersion {
+        self.writes
+    }
+
+    /// The coordinator's state of this session is written in this version. A lower one is followed at once: everybody reads
+    /// it. A higher one only if no later session was heard of: a coordinator may have been set back to the program before.
+    pub fn follow(&mut self, session: &Session, version: ProtocolVersion) {
+        if version < self.writes || self.record.heard.as_ref() == Some(session) {
+            self.writes = version;
+        }
     }
 
     /// How the last shutdown went.

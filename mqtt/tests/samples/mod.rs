@@ -22,7 +22,11 @@ use beehive_mqtt::node::{
     Running, ShutdownOutcome, Telemetry, Throttling, Want,
 };
 use beehive_mqtt::sign::{PublicKey, RecordHash, SealKey, Signature, Signer};
-use beehive_mqtt::{CrewName, DecodeError, KeyId, MAX_NODES, Manifest, Payload, Text, Topic, decode, encode};
+use beehive_mqtt::{
+    CrewName, DecodeError, KeyId, MAX_NODES, Manifest, Payload, ProtocolVersion, SpokenVersion, Text, Topic, decode,
+    encode_in,
+};
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::str::FromStr;
 
@@ -44,6 +48,21 @@ impl Signer for TestKey {
         bytes[..32].copy_from_slice(&hash);
         bytes[32..].copy_from_slice(&hash);
         Signature(bytes)
+    }
+}
+
+thread_local! {
+    /// The version that samples are of.
+    static VERSION: Cell<ProtocolVersion> = const { Cell::new(ProtocolVersion::CURRENT) };
+}
+
+/// What a program of the samples' version says of itself.
+fn speaks(fill: Fill) -> Option<SpokenVersion> {
+    match fill {
+        Least => None,
+        Usual => SpokenVersion::said_by(VERSION.get()),
+        // also a version that nobody speaks yet
+        Most => SpokenVersion::said_by(VERSION.get()).map(|_| SpokenVersion(u8::MAX)),
     }
 }
 
@@ -144,6 +163,7 @@ pub fn node_state(fill: Fill) -> NodeState {
                 outcome: ShutdownOutcome::Interrupted,
             },
         ),
+        speaks: speaks(fill),
     }
 }
 
@@ -163,6 +183,7 @@ pub fn node_info(fill: Fill) -> NodeInfo {
         poe_hat: part(fill, PartStatus::Missing),
         leds: part(fill, PartStatus::Works),
         broker: BrokerTrust::InsecureTest,
+        speaks: speaks(fill),
     }
 }
 
@@ -267,7 +288,13 @@ fn head(fill: Fill) -> AuditHead {
 }
 
 pub fn coordinator_state(fill: Fill) -> CoordinatorState {
-    let member = |membership| Member { node: node(fill), membership, slot: Slot::Held, boot: maybe(fill, boot(fill)) };
+    let member = |membership| Member {
+        node: node(fill),
+        membership,
+        slot: Slot::Held,
+        boot: maybe(fill, boot(fill)),
+        speaks: speaks(fill),
+    };
     let members = match fill {
         Least => Vec::new(),
         Usual => MEMBERSHIPS.iter().map(|membership| member(*membership)).collect(),
@@ -283,6 +310,7 @@ pub fn coordinator_state(fill: Fill) -> CoordinatorState {
         uptime_ms: number(fill, 99),
         revision: small(fill, 5),
         audit: head(fill),
+        speaks: speaks(fill),
     }
 }
 
@@ -474,13 +502,18 @@ pub struct Sample {
     /// The inner document.
     pub body: String,
     pub bytes: Vec<u8>,
+    /// The first version that knows it.
+    pub since: ProtocolVersion,
     /// Whether some bytes are read as this message.
     pub is: Is,
 }
 
 fn sample<P: Payload + PartialEq + 'static>(name: &str, fill: Fill, topic: Topic, payload: P) -> Sample {
-    let bytes = encode(&payload, &topic.name(&crew()), &TestKey).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let since = payload.since();
+    let bytes = encode_in(since.max(VERSION.get()), &payload, &topic.name(&crew()), &TestKey)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     Sample {
+        since,
         name: format!("{}-{name}", P::NAME.replace([' ', '\''], "-")),
         kind: P::NAME,
         fill,
@@ -512,6 +545,14 @@ fn verb(fill: Fill, name: VerbName) -> Verb {
         VerbName::Identify => Verb::Identify { seconds: if fill == Most { u16::MAX } else { 30 } },
         VerbName::Answer => Verb::Answer { request: request(fill), answer: Answer::GoUndrained },
     }
+}
+
+/// Everything that a version knows, written in it.
+pub fn all_in(version: ProtocolVersion) -> Vec<Sample> {
+    VERSION.set(version);
+    let samples = all().into_iter().filter(|sample| sample.since <= version).collect();
+    VERSION.set(ProtocolVersion::CURRENT);
+    samples
 }
 
 /// Every kind in every fill, and every variant that has fields or a place of its own in the protocol.
@@ -587,30 +628,36 @@ pub fn all() -> Vec<Sample> {
     all
 }
 
-/// Reads bytes as what their topic carries. The answer is what they were read as, in bytes: reading those again has to
-/// give the same.
+/// As [`decode_any_in`], in the current version.
 pub fn decode_any(topic: &Topic, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    fn read<P: Payload>(topic: &Topic, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    decode_any_in(ProtocolVersion::CURRENT, topic, bytes)
+}
+
+/// Reads bytes as what their topic carries. The answer is what they were read as, in bytes of a version that knows it:
+/// reading those again has to give the same.
+pub fn decode_any_in(version: ProtocolVersion, topic: &Topic, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    fn read<P: Payload>(version: ProtocolVersion, topic: &Topic, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let payload: P = decode(bytes)?;
         // what was read within its limits can be written within them
-        Ok(encode(&payload, &topic.name(&crew()), &TestKey).unwrap_or_else(|error| panic!("{error}")))
+        let version = version.max(payload.since());
+        Ok(encode_in(version, &payload, &topic.name(&crew()), &TestKey).unwrap_or_else(|error| panic!("{error}")))
     }
     match topic {
-        Topic::Presence(_) | Topic::CoordinatorPresence => read::<Presence>(topic, bytes),
-        Topic::State(_) => read::<NodeState>(topic, bytes),
-        Topic::Info(_) => read::<NodeInfo>(topic, bytes),
-        Topic::Telemetry(_) => read::<Telemetry>(topic, bytes),
-        Topic::Event(_) => read::<NodeEvent>(topic, bytes),
-        Topic::Request(_) => read::<NodeRequest>(topic, bytes),
-        Topic::Result(_) => read::<CommandResult>(topic, bytes),
-        Topic::Command(_) => read::<Command>(topic, bytes),
-        Topic::CoordinatorState => read::<CoordinatorState>(topic, bytes),
-        Topic::Operation(_) => read::<OperationSummary>(topic, bytes),
-        Topic::OperationNode(..) => read::<OperationNode>(topic, bytes),
-        Topic::CoordinatorEvent => read::<CoordinatorEvent>(topic, bytes),
-        Topic::Manifest => read::<Manifest>(topic, bytes),
-        Topic::ConsoleRequest(_) => read::<ConsoleRequest>(topic, bytes),
-        Topic::ConsoleResponse(_) => read::<ConsoleResponse>(topic, bytes),
-        Topic::Direct(..) => read::<DirectRequest>(topic, bytes),
+        Topic::Presence(_) | Topic::CoordinatorPresence => read::<Presence>(version, topic, bytes),
+        Topic::State(_) => read::<NodeState>(version, topic, bytes),
+        Topic::Info(_) => read::<NodeInfo>(version, topic, bytes),
+        Topic::Telemetry(_) => read::<Telemetry>(version, topic, bytes),
+        Topic::Event(_) => read::<NodeEvent>(version, topic, bytes),
+        Topic::Request(_) => read::<NodeRequest>(version, topic, bytes),
+        Topic::Result(_) => read::<CommandResult>(version, topic, bytes),
+        Topic::Command(_) => read::<Command>(version, topic, bytes),
+        Topic::CoordinatorState => read::<CoordinatorState>(version, topic, bytes),
+        Topic::Operation(_) => read::<OperationSummary>(version, topic, bytes),
+        Topic::OperationNode(..) => read::<OperationNode>(version, topic, bytes),
+        Topic::CoordinatorEvent => read::<CoordinatorEvent>(version, topic, bytes),
+        Topic::Manifest => read::<Manifest>(version, topic, bytes),
+        Topic::ConsoleRequest(_) => read::<ConsoleRequest>(version, topic, bytes),
+        Topic::ConsoleResponse(_) => read::<ConsoleResponse>(version, topic, bytes),
+        Topic::Direct(..) => read::<DirectRequest>(version, topic, bytes),
     }
 }

@@ -30,7 +30,10 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase, OperationSummary, Session};
 use beehive_mqtt::node::{CommandResult, Connection, EngineRun, EngineState, NodeState, PowerPhase, Presence, Role};
 use beehive_mqtt::sign::Signature;
-use beehive_mqtt::{BootId, CrewName, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Payload, Signer, Text, Topic, encode};
+use beehive_mqtt::{
+    BootId, CrewName, HEARTBEAT_MS, KeyId, MAX_NODES, NodeName, Payload, ProtocolVersion, Signer, SpokenVersion, Text,
+    Topic, encode,
+};
 use peak_alloc::PeakAlloc;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -159,6 +162,7 @@ impl World {
             destruction: Destruction::Allowed,
             blockers: Blockers::default(),
             switch: PowerSwitch::Absent,
+            speaks: ProtocolVersion::CURRENT,
         };
         let first = FirstSession { term: 1, nonce: format!("{:032x}", 1).parse().unwrap() };
         let (core, actions) = Coordinator::start(Instant::from_ms(0), config, first, CoordinatorRecord::default());
@@ -303,7 +307,7 @@ impl World {
                     self.counts.stored.add(bytes);
                     self.counts.largest_record = self.counts.largest_record.max(bytes);
                 }
-                Action::Command { node, mut command, secret } => {
+                Action::Command { node, mut command, secret, version: _ } => {
                     if let (Verb::Join { credential, .. }, Some(secret)) = (&mut command.verb, &secret) {
                         // as long as what sealing makes of it
                         let sealed = vec![7; secret.credential.reveal().len() + 48];
@@ -450,6 +454,7 @@ impl World {
             heard: node.core.heard().cloned(),
             engine: node.engine.clone(),
             last_shutdown: None,
+            speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
         };
         let same = node.said.as_ref() == Some(&state);
         if !same {

@@ -1,9 +1,11 @@
 //! The broker: keeps the last message of a retained topic, and loses, repeats and delays deliveries.
 
-use crate::world::{Happening, World};
+use crate::world::{Happening, Heard, World};
+use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::node::{Connection, Presence};
+use beehive_mqtt::sign::Writer;
 use beehive_mqtt::topic::Retention;
-use beehive_mqtt::{CrewName, Payload, Text, Topic};
+use beehive_mqtt::{CrewName, Payload, ProtocolVersion, Text, Topic};
 
 /// How many messages are kept to be played again.
 const ARCHIVE: usize = 500;
@@ -97,14 +99,37 @@ impl World {
         }
         let after = if self.random.hits(self.faults.delay) { self.random.between(50, 3_000) } else { 5 };
         let life = self.pis[index].life;
-        if let Some(session) = self.shown.as_ref().map(|shown| shown.session.clone()) {
-            self.later(after, Happening::Hears(index, life, session));
+        if let Some(shown) = &self.shown {
+            let heard = Heard { session: shown.session.clone(), written: self.shown_in };
+            self.later(after, Happening::Hears(index, life, heard));
         }
     }
 
-    /// Publishes what the topic's writer says.
+    /// Publishes what the topic's writer says, in the version in which it writes.
     pub(crate) fn say<P: Payload>(&mut self, topic: Topic, payload: &P) {
-        let bytes = self.keys.signed(&topic, payload);
+        let version = match (P::WRAPPING, topic.writer()) {
+            (Wrapping::Plain, _) | (Wrapping::Envelope, Writer::Crew) => ProtocolVersion::BEFORE,
+            (Wrapping::Envelope, Writer::Node(node)) => {
+                let pi = self.pis.iter().find(|pi| pi.name == *node);
+                pi.and_then(|pi| pi.core.as_ref()).map_or(ProtocolVersion::BEFORE, |core| core.writes())
+            }
+            (Wrapping::Envelope, Writer::Coordinator) => self.core_version(),
+            (Wrapping::Envelope, Writer::User(_)) => self.shown_in,
+        };
+        self.say_in(version.max(payload.since()), topic, payload);
+    }
+
+    /// Publishes it in this version.
+    pub(crate) fn say_in<P: Payload>(&mut self, version: ProtocolVersion, topic: Topic, payload: &P) {
+        let speaks = match topic.writer() {
+            Writer::Node(node) => self.pis.iter().find(|pi| pi.name == *node).map(|pi| pi.speaks),
+            Writer::Coordinator => Some(self.pis[0].speaks),
+            Writer::User(_) | Writer::Crew => None,
+        };
+        if speaks.is_some_and(|speaks| version > speaks) {
+            self.fail(&format!("{topic:?} is written in version {version}, which its program does not speak"));
+        }
+        let bytes = self.keys.signed(version, &topic, payload);
         self.publish(topic, bytes);
     }
 

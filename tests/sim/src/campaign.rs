@@ -3,12 +3,12 @@
 use crate::card::Card;
 use crate::reached::Reached;
 use crate::sign::Signing;
-use crate::world::{Faults, Kept, Random, Setup, Traced, World, name};
+use crate::world::{Faults, Kept, Programs, Random, Setup, Traced, World, name};
 use beehive_cluster::node::Press;
 use beehive_mqtt::console::{Ask, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
 use beehive_mqtt::node::PowerGoal;
-use beehive_mqtt::{RequestId, Text};
+use beehive_mqtt::{ProtocolVersion, RequestId, Text};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -137,6 +137,7 @@ fn play(seed: u64, options: &Options, watch: Option<crate::world::Watch>) -> Res
                 Trace::Off => Traced::No,
             },
             watch,
+            programs: programs(seed),
             ..Setup::plain(seed, nodes)
         };
         let world = campaign(setup, &mut random, options.events);
@@ -237,6 +238,11 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
+/// A third of the crews is being upgraded.
+fn programs(seed: u64) -> Programs {
+    if seed % 3 == 1 { Programs::Mixed } else { Programs::Current }
+}
+
 /// A fifth of the crews are large.
 fn crew_size(seed: u64, random: &mut Random) -> usize {
     let nodes = if seed % 5 == 0 { random.between(20, 50) } else { random.between(3, 7) };
@@ -262,6 +268,7 @@ pub(crate) fn faults(random: &mut Random) -> Faults {
         broker: some(1),
         clocks: some(1),
         blocks: some(1),
+        programs: some(1),
     }
 }
 
@@ -364,6 +371,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
             }
         }
         17 if !large || random.below(6) == 0 => {
+            beehive_first(world);
             world.max_down = Some(1);
             let upgrade = world.operation(OperationKind::Upgrade, None);
             let wanted = format!("v{}", world.asked - 1);
@@ -550,6 +558,29 @@ fn paused(world: &mut World, random: &mut Random, victim: usize) {
     bring_home(world);
 }
 
+/// The engines of a crew in which somebody has the program before are not upgraded, and nothing of it begins; people upgrade
+/// beehive first, and set nobody back.
+fn beehive_first(world: &mut World) {
+    let storm = std::mem::take(&mut world.faults);
+    if world.is_mixed() {
+        // until everybody was heard
+        world.run_for(20_000);
+        let upgrade = world.operation(OperationKind::Upgrade, None);
+        let answer = world.answer(&upgrade);
+        if answer.status == ResponseStatus::Started {
+            world.fail("an operation has begun that somebody's program does not know");
+        }
+        world.everybody_current();
+        world.run_until("everybody speaks the current version", 300_000, |world| {
+            let current = ProtocolVersion::CURRENT.into();
+            let shown = world.shown.as_ref();
+            shown.is_some_and(|state| state.members.iter().all(|member| member.speaks == Some(current)))
+        });
+        world.run_for(5_000);
+    }
+    world.faults = Faults { programs: 0, ..storm };
+}
+
 fn begins_something(world: &mut World, random: &mut Random, victim: usize) {
     const KINDS: [OperationKind; 5] = [
         OperationKind::NodeLeave,
@@ -561,6 +592,9 @@ fn begins_something(world: &mut World, random: &mut Random, victim: usize) {
     let kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap()];
     let whole = matches!(kind, OperationKind::Rebuild | OperationKind::Upgrade);
     let node = (!whole).then(|| name(victim + 1));
+    if kind == OperationKind::Upgrade {
+        beehive_first(world);
+    }
     let id = world.operation(kind, node);
     world.answer(&id);
 }
@@ -631,6 +665,9 @@ fn disturbed_round(world: &mut World, random: &mut Random, victim: usize, calm_a
         kind = OperationKind::NodeReboot;
     }
     let node = matches!(kind, OperationKind::NodeReboot | OperationKind::NodeDrain).then(|| name(victim + 1));
+    if kind == OperationKind::Upgrade {
+        beehive_first(world);
+    }
     world.operation(kind, node);
     world.run_for(calm_after);
     world.calm();

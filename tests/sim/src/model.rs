@@ -28,7 +28,7 @@ use beehive_mqtt::coordinator::{OperationKind, Session};
 use beehive_mqtt::direct::{DIRECT_ID_PREFIX, DIRECT_QUIET_MS, DirectRequest, DirectVerb};
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, EngineRun, EngineState, Lifecycle, NodeState, PowerGoal, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, Text};
+use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, ProtocolVersion, SpokenVersion, Text};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How often each agent, each Pi and each coordinator may die, how often a second passes, which node an operator
@@ -143,6 +143,7 @@ fn config(nodes: usize) -> CoordinatorConfig {
         max_parallel: 8,
         server: Text::cut("https://10.0.0.1:6443"),
         drain_ms: 60_000,
+        speaks: ProtocolVersion::CURRENT,
         destruction: Destruction::Allowed,
         blockers: Blockers::default(),
         switch: PowerSwitch::Absent,
@@ -173,6 +174,7 @@ impl Node {
             heard: core.heard().cloned(),
             engine: engine(),
             last_shutdown: core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
         })
     }
 }

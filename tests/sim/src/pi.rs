@@ -12,7 +12,7 @@ use beehive_cluster::node::{
 use beehive_mqtt::command::SealContext;
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::node::{CommandStatus, Connection, EngineRun, EngineState, NodeState, PowerGoal, PowerPhase, Role};
-use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, Text, Topic};
+use beehive_mqtt::{BootId, ClusterId, CommandId, HEARTBEAT_MS, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
 
 const GRACE_MS: u64 = 5_000;
 const PREPARE_MS: u64 = 120_000;
@@ -54,6 +54,8 @@ pub(crate) struct Pi {
     pub(crate) core: Option<NodeCore>,
     /// What the node's core stored last, to be shown and for "stored before it ran".
     pub(crate) stored: NodeRecord,
+    /// The highest version of the protocol that its program speaks.
+    pub(crate) speaks: ProtocolVersion,
     /// How far its clock is ahead of the world's.
     pub(crate) ahead: u64,
     /// Its power was cut and does not come back by itself.
@@ -101,6 +103,7 @@ impl Pi {
             life: 0,
             core: None,
             stored: NodeRecord::default(),
+            speaks: ProtocolVersion::CURRENT,
             ahead: 0,
             stays_dark: false,
             restarted: true,
@@ -348,6 +351,7 @@ impl World {
             heard: core.heard().cloned(),
             engine: pi.engine(),
             last_shutdown: core.last_shutdown().cloned(),
+            speaks: SpokenVersion::said_by(pi.speaks),
         };
         let same = pi.published.as_ref() == Some(&state);
         if same && !always {
@@ -360,6 +364,12 @@ impl World {
         pi.published = Some(state.clone());
         let name = pi.name.clone();
         self.say(Topic::State(name), &state);
+    }
+
+    /// What stays on the broker is said again, because it is written in another version from now on.
+    pub(crate) fn publish_anew(&mut self, index: usize) {
+        self.pis[index].published = None;
+        self.publish_state(index, true);
     }
 
     fn node_performs(&mut self, index: usize, actions: Vec<Action>) {

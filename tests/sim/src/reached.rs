@@ -1,6 +1,7 @@
 //! What a run has reached: states, faults, refusals, acts. A search that never comes to a place says nothing of it, so a run
 //! over many seeds fails if one of [`EXPECTED`] is missing.
 
+use beehive_mqtt::ProtocolVersion;
 use beehive_mqtt::node::{CommandStatus, PowerPhase};
 use std::collections::BTreeMap;
 
@@ -60,6 +61,13 @@ pub(crate) fn status_word(status: CommandStatus) -> &'static str {
     }
 }
 
+pub(crate) fn version_word(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::V1 => "1",
+        ProtocolVersion::V2 => "2",
+    }
+}
+
 pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
     match phase {
         PowerPhase::Running => "running",
@@ -83,6 +91,10 @@ pub const EXPECTED: &[&str] = &[
     "act: long hold",
     "act: short press",
     "act: system stops",
+    "broadcast in version: 1",
+    "broadcast in version: 2",
+    "command in version: 1",
+    "command in version: 2",
     "command: accepted",
     "command: failed",
     "command: in_progress",
@@ -112,8 +124,10 @@ pub const EXPECTED: &[&str] = &[
     "fault: power cut after a write",
     "fault: power cut",
     "fault: replay",
+    "fault: set back",
     "fault: store fails",
     "fault: torn write",
+    "fault: upgrade",
     "lifecycle: blank",
     "lifecycle: broken",
     "lifecycle: joining",
@@ -168,14 +182,17 @@ pub const EXPECTED: &[&str] = &[
     "refused by coordinator: node-is-member",
     "refused by coordinator: not-a-member",
     "refused by coordinator: one-operation-at-a-time",
+    "refused by coordinator: protocol-version",
     "refused by coordinator: slot-held",
     "refused by coordinator: stale-nonce",
+    "refused by coordinator: unknown-version",
     "refused by node: busy",
     "refused by node: command-unfinished",
     "refused by node: coordinator-alive",
     "refused by node: going-down",
     "refused by node: old-session",
     "refused by node: stale-nonce",
+    "refused by node: unknown-version",
     "step state: done",
     "step state: failed",
     "step state: pending",

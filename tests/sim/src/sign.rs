@@ -3,8 +3,9 @@
 
 use crate::broker::crew;
 use beehive_mqtt::command::{SealContext, SealedCredential};
+use beehive_mqtt::node::Telemetry;
 use beehive_mqtt::sign::{PublicKey, Signature, Writer};
-use beehive_mqtt::{Distrust, KeyId, Payload, Signer, Topic, encode, verify};
+use beehive_mqtt::{Distrust, KeyId, Payload, ProtocolVersion, Signer, Topic, Verified, encode_in, verify, written_in};
 use ed25519_dalek::{Signer as _, SigningKey};
 use std::collections::BTreeMap;
 
@@ -113,12 +114,12 @@ impl Keys {
         self.real.entry(name).or_insert_with_key(|name| Real::of(name))
     }
 
-    /// A message of `topic`, signed by whom it has to be.
-    pub(crate) fn signed<P: Payload>(&mut self, topic: &Topic, payload: &P) -> Vec<u8> {
+    /// A message of `topic` in a version, signed by whom it has to be.
+    pub(crate) fn signed<P: Payload>(&mut self, version: ProtocolVersion, topic: &Topic, payload: &P) -> Vec<u8> {
         let wire = topic.name(&crew());
         match self.signing {
-            Signing::Hashed => encode(payload, &wire, &Hashed::of(topic)).unwrap(),
-            Signing::Real => encode(payload, &wire, self.real(topic)).unwrap(),
+            Signing::Hashed => encode_in(version, payload, &wire, &Hashed::of(topic)).unwrap(),
+            Signing::Real => encode_in(version, payload, &wire, self.real(topic)).unwrap(),
         }
     }
 
@@ -130,10 +131,11 @@ impl Keys {
         }
     }
 
-    /// A message that arrived is from whom it has to be.
-    pub(crate) fn check(&mut self, topic: &Topic, bytes: &[u8]) {
+    /// A message that arrived is from whom it has to be. In which version it was written.
+    pub(crate) fn check(&mut self, topic: &Topic, bytes: &[u8]) -> ProtocolVersion {
         match topic.wrapping() {
-            beehive_mqtt::codec::Wrapping::Plain => {}
+            // the largest of those that are not signed
+            beehive_mqtt::codec::Wrapping::Plain => written_in::<Telemetry>(bytes).unwrap(),
             beehive_mqtt::codec::Wrapping::Envelope => {
                 let wire = topic.name(&crew());
                 let right = self.key(topic);
@@ -152,7 +154,9 @@ impl Keys {
                     };
                     if key == right && genuine { Ok(()) } else { Err(Distrust::Forged) }
                 };
-                assert_eq!(verify(bytes, &wire, believe), Ok(right));
+                let Verified { key, version } = verify(bytes, &wire, believe).unwrap();
+                assert_eq!(key, right);
+                version
             }
         }
     }

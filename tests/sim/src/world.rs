@@ -17,12 +17,14 @@ use beehive_cluster::{Destruction, Instant};
 use beehive_mqtt::command::{Command, SealContext, Verb};
 use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, ResponseStatus};
 use beehive_mqtt::coordinator::{
-    CoordinatorState, OperationKind, OperationNode, OperationPhase, OperationSummary, Session, Slot, StepKind,
-    StepState,
+    AuditHead, CoordinatorState, OperationKind, OperationNode, OperationPhase, OperationSummary, Session, Slot,
+    StepKind, StepState,
 };
 use beehive_mqtt::direct::DirectRequest;
 use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
-use beehive_mqtt::{ClusterId, CommandId, NodeName, Nonce, RequestId, Text, Topic, UserName, decode};
+use beehive_mqtt::{
+    ClusterId, CommandId, NodeName, Nonce, Payload as _, ProtocolVersion, RequestId, Text, Topic, UserName, decode,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use crate::kube::Kube;
@@ -61,10 +63,12 @@ pub(crate) struct Faults {
     pub(crate) clocks: u64,
     /// A drain of some node never ends, as one of the disasters.
     pub(crate) blocks: u64,
+    /// Another program is put on a Pi, of the version before or of the current one, as one of the disasters.
+    pub(crate) programs: u64,
 }
 
 /// The kinds of faults, in the order of a mask's bits.
-pub(crate) const FAULTS: [&str; 14] = [
+pub(crate) const FAULTS: [&str; 15] = [
     "loss",
     "duplicate",
     "delay",
@@ -79,6 +83,7 @@ pub(crate) const FAULTS: [&str; 14] = [
     "broker",
     "clocks",
     "blocks",
+    "programs",
 ];
 
 impl Faults {
@@ -99,6 +104,7 @@ impl Faults {
             &mut self.broker,
             &mut self.clocks,
             &mut self.blocks,
+            &mut self.programs,
             &mut self.disasters,
         ];
         for (bit, field) in fields.into_iter().enumerate() {
@@ -142,7 +148,7 @@ pub(crate) enum Happening {
     /// A message arrives at whoever subscribed to it.
     Arrives(Topic, Vec<u8>),
     /// The coordinator's state arrives at a node.
-    Hears(usize, u32, Session),
+    Hears(usize, u32, Heard),
     NodeTick(usize, u32),
     Heartbeat(usize, u32),
     EngineEnds(usize, u32, crate::pi::Job),
@@ -176,6 +182,13 @@ pub(crate) enum Happening {
     Disaster,
 }
 
+/// What a node takes from the coordinator's state, and the version in which it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) session: Session,
+    pub(crate) written: ProtocolVersion,
+}
+
 /// Who is told each line of the log.
 pub(crate) type Watch = Box<dyn FnMut(&str)>;
 
@@ -188,6 +201,16 @@ pub(crate) struct Setup {
     pub(crate) traced: Traced,
     pub(crate) cards: Vec<Box<dyn Card>>,
     pub(crate) watch: Option<Watch>,
+    pub(crate) programs: Programs,
+}
+
+/// Which programs the Pis have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Programs {
+    /// All the current one.
+    Current,
+    /// None, some or all the one before, and in a storm some are upgraded or set back.
+    Mixed,
 }
 
 /// Whether a hash over everything is kept.
@@ -208,6 +231,7 @@ impl Setup {
             traced: Traced::No,
             cards: memory_cards(nodes),
             watch: None,
+            programs: Programs::Current,
         }
     }
 }
@@ -243,6 +267,11 @@ pub(crate) struct World {
     /// The kinds of faults that are allowed.
     pub(crate) mask: u32,
     acts_left: u32,
+    programs: Programs,
+    /// The version in which the console asked last.
+    asked_in: ProtocolVersion,
+    /// The version in which the coordinator's state is kept.
+    pub(crate) shown_in: ProtocolVersion,
     pub(crate) broker_down: bool,
     /// Steps of engines that hang.
     pub(crate) hung: Vec<(usize, u32, crate::pi::Job)>,
@@ -340,7 +369,7 @@ pub(crate) fn user() -> UserName {
 impl World {
     /// A crew whose Pis are on and in no cluster.
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { seed, nodes, signing, mask, traced, cards, watch } = setup;
+        let Setup { seed, nodes, signing, mask, traced, cards, watch, programs } = setup;
         let mut world = Self {
             now: 1_000,
             random: Random(seed),
@@ -360,6 +389,9 @@ impl World {
             trace: (traced == Traced::Yes).then(Fnv::new),
             mask,
             acts_left: 0,
+            programs,
+            asked_in: ProtocolVersion::BEFORE,
+            shown_in: ProtocolVersion::BEFORE,
             broker_down: false,
             hung: Vec::new(),
             attempts: BTreeMap::new(),
@@ -404,6 +436,16 @@ impl World {
             went_off: Vec::new(),
             engine_log: Vec::new(),
         };
+        // none, half, or all of them begin with the program before
+        let before = match programs {
+            Programs::Current => 0,
+            Programs::Mixed => 500 * world.random.below(3),
+        };
+        for index in 0..nodes {
+            if world.random.hits(before) {
+                world.pis[index].speaks = ProtocolVersion::BEFORE;
+            }
+        }
         for index in 0..nodes {
             world.boot(index);
         }
@@ -415,6 +457,9 @@ impl World {
     /// From now on things go wrong.
     pub(crate) fn storm(&mut self, faults: Faults) {
         self.faults = faults.masked(self.mask);
+        if self.programs == Programs::Current {
+            self.faults.programs = 0;
+        }
         self.acts_left = ACTS;
         if self.faults.disasters > 0 {
             self.later(500, Happening::Disaster);
@@ -432,6 +477,7 @@ impl World {
             destruction: Destruction::Allowed,
             blockers: Blockers { pods: vec![keeps()], ..Blockers::default() },
             switch: self.switch,
+            speaks: self.pis[0].speaks,
         }
     }
 
@@ -498,11 +544,10 @@ impl World {
         self.turns += 1;
         match happening {
             Happening::Arrives(topic, bytes) => self.arrives(topic, &bytes),
-            Happening::Hears(index, life, session) => {
+            Happening::Hears(index, life, heard) => {
                 if self.pis[index].life == life && self.pis[index].cut_until <= self.now {
                     self.event();
-                    self.hears_a_coordinator(index);
-                    self.node(index, beehive_cluster::node::Event::Coordinator(session));
+                    self.hears(index, heard);
                 }
             }
             Happening::NodeTick(index, life) => self.node_tick(index, life),
@@ -648,6 +693,9 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.faults = Faults::default();
         self.note(|| "calm".into());
+        if self.needs_programs() {
+            self.everybody_current();
+        }
         self.kube.blocked = None;
         self.busy.clear();
         for (index, life, job) in core::mem::take(&mut self.hung) {
@@ -880,8 +928,9 @@ impl World {
                         }
                     }
                 }
-                coordinator::Action::Command { node, mut command, secret } => {
-                    self.note(|| format!("-> {node} {:?} {}", command.verb.name(), command.id));
+                coordinator::Action::Command { node, version, mut command, secret } => {
+                    self.note(|| format!("-> {node} {:?} {} in version {version}", command.verb.name(), command.id));
+                    self.reached.note("command in version", crate::reached::version_word(version));
                     self.sends(&node, &command);
                     let (id, operation) = (command.id.clone(), command.operation.clone());
                     if let (Verb::Join { credential, cluster, .. }, Some(secret)) = (&mut command.verb, secret) {
@@ -895,16 +944,18 @@ impl World {
                         };
                         *credential = sign::seal(secret.credential.reveal(), &context);
                     }
-                    self.say(Topic::Command(node), &*command);
+                    self.say_in(version, Topic::Command(node), &*command);
                 }
                 coordinator::Action::Respond { user, response } => {
                     self.note(|| format!("answer {:?} {} {}", response.status, response.code, response.text));
-                    self.say(Topic::ConsoleResponse(user), &*response);
+                    self.say_in(self.asked_in.max(response.since()), Topic::ConsoleResponse(user), &*response);
                 }
                 coordinator::Action::State(state) => {
                     for member in &state.members {
                         self.reached.note("membership", member.membership.as_str());
                     }
+                    self.shown_in = self.core_version();
+                    self.reached.note("broadcast in version", crate::reached::version_word(self.shown_in));
                     self.say(Topic::CoordinatorState, &*state);
                     let kept = self.retained.get(Topic::CoordinatorState.name(&broker::crew()).as_str());
                     self.shown = kept.map(|(_, bytes)| decode(bytes).unwrap());
@@ -1230,7 +1281,8 @@ impl World {
         }
         let index = self.any_pi();
         let name = self.pis[index].name.clone();
-        match self.random.below(16) {
+        match self.random.below(18) {
+            16..=17 if self.faults.programs > 0 => self.another_program(index),
             15 if self.faults.broker > 0 => self.broker_stops(),
             14 if self.faults.clocks > 0 => {
                 self.leaps(index);
@@ -1266,6 +1318,129 @@ impl World {
                 self.later(after, Happening::CoordinatorStarts(life));
             }
         }
+    }
+
+    /// A Pi is upgraded, or set back to the program before.
+    fn another_program(&mut self, index: usize) {
+        match self.pis[index].speaks {
+            ProtocolVersion::V1 => self.put_program(index, ProtocolVersion::V2),
+            // the program before cannot read a record of what it does not know, so nobody sets back what has one
+            ProtocolVersion::V2 if self.keeps_what_is_new(index) => {}
+            ProtocolVersion::V2 => self.put_program(index, ProtocolVersion::V1),
+        }
+    }
+
+    fn keeps_what_is_new(&self, index: usize) -> bool {
+        let node = format!("{:?}", self.pis[index].stored).contains("Upgrade");
+        node || (index == 0 && self.record.operations.iter().any(|held| held.kind == OperationKind::Upgrade))
+    }
+
+    /// Its daemon starts anew with this program; its engine runs on.
+    fn put_program(&mut self, index: usize, version: ProtocolVersion) {
+        if self.pis[index].speaks == version {
+            return;
+        }
+        self.pis[index].speaks = version;
+        let name = self.pis[index].name.clone();
+        self.fault(match version {
+            ProtocolVersion::V1 => "set back",
+            ProtocolVersion::V2 => "upgrade",
+        });
+        self.note(|| format!("{name} gets the program of version {version}"));
+        self.agent_dies(index);
+        if index == 0 {
+            self.stop_coordinator();
+            let after = self.random.between(200, 5_000);
+            let life = self.life;
+            self.later(after, Happening::CoordinatorStarts(life));
+        }
+    }
+
+    /// Whether some Pi has the program before.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.pis.iter().any(|pi| pi.speaks < ProtocolVersion::CURRENT)
+    }
+
+    /// People upgrade beehive on every Pi, the master first.
+    pub(crate) fn everybody_current(&mut self) {
+        for index in 0..self.pis.len() {
+            self.put_program(index, ProtocolVersion::CURRENT);
+        }
+    }
+
+    /// An upgrade of the engines that is not done waits for programs that know how.
+    fn needs_programs(&self) -> bool {
+        self.summaries.values().any(|held| held.kind == OperationKind::Upgrade && held.phase != OperationPhase::Done)
+    }
+
+    /// The coordinator's state arrives at a node.
+    pub(crate) fn hears(&mut self, index: usize, heard: Heard) {
+        let Heard { session, written } = heard;
+        if written > self.pis[index].speaks {
+            self.reached.refusal("node", "unknown-version");
+            return;
+        }
+        self.hears_a_coordinator(index);
+        self.node(index, beehive_cluster::node::Event::Coordinator(session.clone()));
+        let pi = &mut self.pis[index];
+        let Some(core) = &mut pi.core else { return };
+        let before = core.writes();
+        core.follow(&session, written);
+        if core.writes() != before {
+            self.publish_anew(index);
+        }
+    }
+
+    /// What the coordinator writes to everybody in.
+    pub(crate) fn core_version(&self) -> ProtocolVersion {
+        self.coordinator.as_ref().map_or(ProtocolVersion::BEFORE, Coordinator::broadcast_version)
+    }
+
+    /// The coordinator answers that it cannot read a request, and whoever asked for what it does not know gives up.
+    fn cannot_be_read(&mut self, request: &ConsoleRequest) {
+        // what it would understand is asked again, in the version in which it speaks by then
+        let understood = request.since() <= self.pis[0].speaks;
+        if understood || self.coordinator.is_none() || self.asking.remove(&request.id).is_none() {
+            return;
+        }
+        let response = ConsoleResponse {
+            id: request.id.clone(),
+            status: ResponseStatus::Invalid,
+            code: Text::cut("unknown-version"),
+            text: Text::new(),
+            operation: None,
+            plan: Default::default(),
+            audit: AuditHead::NONE,
+        };
+        self.responses.insert(request.id.clone(), response);
+    }
+
+    /// Whether whoever listens to this topic reads that version.
+    fn is_read(&mut self, topic: &Topic, version: ProtocolVersion) -> bool {
+        let (by, speaks) = match topic {
+            Topic::Command(node) | Topic::Direct(_, node) => {
+                let speaks = self.pis.iter().find(|pi| pi.name == *node).map(|pi| pi.speaks);
+                ("node", speaks.unwrap_or(ProtocolVersion::BEFORE))
+            }
+            Topic::Presence(_) | Topic::State(_) | Topic::Result(_) | Topic::Request(_) | Topic::ConsoleRequest(_) => {
+                ("coordinator", self.pis[0].speaks)
+            }
+            // each node looks for itself; the console is of today
+            Topic::CoordinatorState
+            | Topic::ConsoleResponse(_)
+            | Topic::Info(_)
+            | Topic::Telemetry(_)
+            | Topic::Event(_)
+            | Topic::CoordinatorPresence
+            | Topic::Operation(_)
+            | Topic::OperationNode(..)
+            | Topic::Manifest
+            | Topic::CoordinatorEvent => return true,
+        };
+        if version > speaks {
+            self.reached.refusal(by, "unknown-version");
+        }
+        version <= speaks
     }
 
     /// The cluster that every Pi is in, if they all are in the same one and it is served.
@@ -1311,9 +1486,15 @@ impl World {
     fn arrives(&mut self, topic: Topic, bytes: &[u8]) {
         use coordinator::Event;
         self.event();
-        self.keys.check(&topic, bytes);
+        let version = self.keys.check(&topic, bytes);
         self.trace(|| topic.name(&broker::crew()).as_bytes().to_vec());
         self.trace(|| bytes.to_vec());
+        if !self.is_read(&topic, version) {
+            if let Topic::ConsoleRequest(_) = topic {
+                self.cannot_be_read(&decode(bytes).unwrap());
+            }
+            return;
+        }
         match topic {
             Topic::Command(node) => {
                 let command: Command = decode(bytes).unwrap();
@@ -1351,6 +1532,7 @@ impl World {
             Topic::ConsoleRequest(user) => {
                 let request: ConsoleRequest = decode(bytes).unwrap();
                 let key = self.keys.key(&Topic::ConsoleRequest(user.clone()));
+                self.asked_in = version;
                 self.coordinate(Event::Console { user, key, request });
             }
             Topic::ConsoleResponse(_) => {
@@ -1367,9 +1549,9 @@ impl World {
             // kept, and played again
             Topic::CoordinatorState => {
                 let session = decode::<CoordinatorState>(bytes).unwrap().session;
+                let heard = Heard { session, written: version };
                 for index in 0..self.pis.len() {
-                    self.hears_a_coordinator(index);
-                    self.node(index, beehive_cluster::node::Event::Coordinator(session.clone()));
+                    self.hears(index, heard.clone());
                 }
             }
             Topic::Info(_)
