@@ -693,7 +693,8 @@ impl Coordinator {
                 let half_way = state.lifecycle == Lifecycle::Broken;
                 cluster.is_some() && state.engine.cluster.as_ref() == cluster && !half_way
             }
-            None => self.kube.node(name).is_some(),
+            // what the API server of an earlier cluster said makes nobody a member
+            None => cluster.is_some() && self.kube.cluster.as_ref() == cluster && self.kube.node(name).is_some(),
         };
         let clean = match state.map(|state| state.lifecycle) {
             Some(Lifecycle::Blank) | None => Clean::Yes,

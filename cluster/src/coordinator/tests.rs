@@ -714,6 +714,21 @@ fn a_start_lets_the_switch_feed_who_is_off_and_says_if_it_cannot() {
     assert_eq!(desk.phase(), OperationPhase::Done);
 }
 
+/// It was not heard since the coordinator's start, and what was last seen of Kubernetes is of the cluster before.
+#[test]
+fn a_node_that_nobody_has_heard_is_no_member_of_a_cluster_that_is_gone() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    let old = desk.view.clone();
+    desk.run(OperationKind::Reset, None);
+    desk.settle();
+    desk.restart();
+    desk.core.kube = old;
+    desk.core.seen.remove(&name("b"));
+    desk.now += 10_000;
+    let plan = desk.ask(Desk::want(OperationKind::Create, None, Force::No), Mode::DryRun).plan;
+    assert!(plan.iter().any(|step| step.step == StepKind::Join && step.node == name("b")), "{plan:?}");
+}
+
 fn upgrade(desk: &mut Desk, version: &str, force: Force) -> ConsoleResponse {
     let (kind, version) = (OperationKind::Upgrade, Text::cut(version));
     desk.ask(Ask::Operation { kind, node: None, version, force }, Mode::Execute)
