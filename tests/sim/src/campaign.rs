@@ -373,7 +373,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         17 if !large || random.below(6) == 0 => {
             beehive_first(world);
             world.max_down = Some(1);
-            let upgrade = world.operation(OperationKind::Upgrade, None);
+            let upgrade = asks_for_upgrade(world);
             let wanted = format!("v{}", world.asked - 1);
             keeps_some_busy(world, random, &upgrade);
             world.run_for(calm_after);
@@ -463,7 +463,15 @@ fn keeps_some_busy(world: &mut World, random: &mut Random, id: &RequestId) {
     if random.below(2) == 0 {
         return;
     }
-    world.run_until("begun", 300_000, |world| world.phase(id).is_some());
+    // in a storm that may take long; then they would only refuse it
+    for _ in 0..60 {
+        if world.phase(id).is_none() {
+            world.run_for(5_000);
+        }
+    }
+    if world.phase(id).is_none() {
+        return;
+    }
     let nodes = (2..=world.pis.len()).step_by(2).map(name).collect();
     let for_ms = random.between(30_000, 300_000);
     world.keeps_busy(nodes, for_ms);
@@ -579,6 +587,20 @@ fn beehive_first(world: &mut World) {
         world.run_for(5_000);
     }
     world.faults = Faults { programs: 0, ..storm };
+}
+
+/// A state of the time before, played again, makes a node pass for one of the program before until it speaks again; whoever asks
+/// is told so, and asks once more.
+fn asks_for_upgrade(world: &mut World) -> RequestId {
+    for _ in 0..20 {
+        let upgrade = world.operation(OperationKind::Upgrade, None);
+        let answer = world.answer(&upgrade);
+        if answer.code.as_str() != "protocol-version" {
+            return upgrade;
+        }
+        world.run_for(15_000);
+    }
+    world.fail("everybody has the current program, and an upgrade is refused all the same")
 }
 
 fn begins_something(world: &mut World, random: &mut Random, victim: usize) {

@@ -167,7 +167,7 @@ pub(crate) enum Happening {
     /// The switch was told to feed this Pi.
     Switches(u32, u64, NodeName),
     /// The pod that kept work from these nodes has gone.
-    Frees(Vec<NodeName>),
+    Frees(Vec<NodeName>, u64),
     /// The broker is back.
     BrokerStarts,
     /// A drain that was blocked is no longer.
@@ -594,7 +594,8 @@ impl World {
                     self.switches(token, &node);
                 }
             }
-            Happening::Frees(nodes) => self.busy.retain(|node, _| !nodes.contains(node)),
+            // another may have come meanwhile
+            Happening::Frees(nodes, since) => self.busy.retain(|node, at| *at != since || !nodes.contains(node)),
             Happening::ConsoleAsks(id) => self.console_asks(&id),
             Happening::Tells(index) => self.tells(index),
             Happening::TellsAgain(id) => self.tells_again(&id),
@@ -725,7 +726,7 @@ impl World {
         for node in &nodes {
             self.busy.insert(node.clone(), self.now);
         }
-        self.later(for_ms, Happening::Frees(nodes));
+        self.later(for_ms, Happening::Frees(nodes, self.now));
     }
 
     fn looks(&mut self, token: u64, node: &NodeName) {
