@@ -169,10 +169,10 @@ impl Coordinator {
         };
         match wanted.force {
             Force::Yes => Heed::Free(Text::format(format_args!("{node}: {first}{more}"))),
-            Force::No => {
-                let text = format_args!("{node} is to be left alone: {first}{more}; --force goes on all the same");
-                Heed::Refused(Box::new(Reply::refused("blocked", text)))
-            }
+            Force::No => Heed::Refused(Box::new(Reply::refused(
+                "blocked",
+                format_args!("{node} is to be left alone: {first}{more}; --force goes on all the same"),
+            ))),
         }
     }
 
@@ -741,8 +741,11 @@ fn planned(plan: Vec<PlannedStep>, set_aside: &Text<160>) -> Reply {
     let mut reply = if set_aside.is_empty() {
         Reply::new(ResponseStatus::Planned, "planned", format_args!("{steps} steps; nothing was done"))
     } else {
-        let text = format_args!("{steps} steps; nothing was done; it would set aside: {set_aside}");
-        Reply::new(ResponseStatus::Planned, "planned", text)
+        Reply::new(
+            ResponseStatus::Planned,
+            "planned",
+            format_args!("{steps} steps; nothing was done; it would set aside: {set_aside}"),
+        )
     };
     reply.plan = plan;
     reply
