@@ -293,7 +293,8 @@ pub fn coordinator_state(fill: Fill) -> CoordinatorState {
         membership,
         slot: Slot::Held,
         boot: maybe(fill, boot(fill)),
-        speaks: speaks(fill),
+        // who was never heard has said nothing of that either
+        speaks: speaks(fill).filter(|_| membership != Membership::Expected),
     };
     let members = match fill {
         Least => Vec::new(),
