@@ -21,17 +21,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 const THREE: [&str; 3] = [MASTER, "pi-2", "pi-3"];
 const OWN: &str = env!("CARGO_PKG_VERSION");
 const HOOK: &str = env!("CARGO_BIN_EXE_beehive-cut");
-
-/// A unit's `RestartSec=`, shorter.
-const RESTART: Duration = Duration::from_millis(200);
 
 /// The whole of an upgrade may take this long: a release needs ten seconds on each Pi until it may be confirmed.
 const LONG: Duration = Duration::from_secs(180);
@@ -41,18 +37,26 @@ fn script(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// One Pi and its systemd.
+/// What a Pi's unit does. Changed under its lock, so that nothing starts once it was stopped.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Between,
+    Runs(Pid),
+    Stopped,
+}
+
+/// One Pi and its systemd, which starts its daemon again at once.
 struct Pi {
     folder: PathBuf,
-    stop: Arc<AtomicBool>,
+    state: Arc<Mutex<Unit>>,
     unit: Option<JoinHandle<()>>,
 }
 
 impl Pi {
     fn start(folder: &Path) -> Self {
-        let (stop, folder) = (Arc::new(AtomicBool::new(false)), folder.to_owned());
+        let (state, folder) = (Arc::new(Mutex::new(Unit::Between)), folder.to_owned());
         script(&folder.join("restart"), &format!("kill -TERM $(cat {})", folder.join("pid").display()));
-        let (stopped, of) = (Arc::clone(&stop), folder.clone());
+        let (shared, of) = (Arc::clone(&state), folder.clone());
         let unit = std::thread::spawn(move || {
             let log = || File::options().create(true).append(true).open(of.join("log")).unwrap();
             let program = |link: &str| {
@@ -62,7 +66,7 @@ impl Pi {
             };
             let releases = of.join("releases");
             let config = of.join("beehive.toml");
-            while !stopped.load(Ordering::Acquire) {
+            while *shared.lock().unwrap() != Unit::Stopped {
                 let mut guard = program("previous");
                 guard
                     .args(["release", "guard", "--at", "starting", "--releases"])
@@ -70,29 +74,30 @@ impl Pi {
                     .arg("--config")
                     .arg(&config);
                 guard.status().unwrap();
-                let mut daemon = program("current").args(["run", "--config"]).arg(&config).spawn().unwrap();
-                fs::write(of.join("pid"), daemon.id().to_string()).unwrap();
-                if stopped.load(Ordering::Acquire) {
-                    daemon.kill().unwrap();
-                }
+                let mut daemon = {
+                    let mut state = shared.lock().unwrap();
+                    if *state == Unit::Stopped {
+                        break;
+                    }
+                    let daemon = program("current").args(["run", "--config"]).arg(&config).spawn().unwrap();
+                    fs::write(of.join("pid"), daemon.id().to_string()).unwrap();
+                    *state = Unit::Runs(Pid::from_child(&daemon));
+                    daemon
+                };
                 daemon.wait().unwrap();
-                std::thread::sleep(RESTART);
+                let mut state = shared.lock().unwrap();
+                if *state != Unit::Stopped {
+                    *state = Unit::Between;
+                }
             }
         });
-        Self { folder, stop, unit: Some(unit) }
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        Pid::from_raw(fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()?)
+        Self { folder, state, unit: Some(unit) }
     }
 
     /// Without power from now on.
     fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        while self.unit.as_ref().is_some_and(|unit| !unit.is_finished()) {
-            // it may be between two starts
-            let _ = self.pid().map(|pid| kill_process(pid, Signal::KILL));
-            std::thread::sleep(Duration::from_millis(20));
+        if let Unit::Runs(pid) = std::mem::replace(&mut *self.state.lock().unwrap(), Unit::Stopped) {
+            let _ = kill_process(pid, Signal::KILL);
         }
         if let Some(unit) = self.unit.take() {
             let _ = unit.join();
