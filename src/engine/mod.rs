@@ -6,8 +6,12 @@
 //! | module | engine |
 //! | --- | --- |
 //! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
+//!
+//! [`tool`] is how an engine runs programs, [`token`] the credential with which a Pi joins a real cluster.
 
 pub mod simulated;
+pub mod token;
+pub mod tool;
 
 use std::fmt;
 
@@ -15,6 +19,7 @@ use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::node::EngineState;
 use beehive_mqtt::{ClusterId, Text};
 use futures_util::future::BoxFuture;
+use zeroize::Zeroizing;
 
 pub use simulated::SimulatedEngine;
 
@@ -146,6 +151,29 @@ pub struct EngineError {
     pub half: Half,
 }
 
+/// What opens the API server of the cluster whose control plane runs on this Pi: a kubeconfig of an administrator. `Debug`
+/// hides it; it is overwritten when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KubeAccess(Zeroizing<String>);
+
+impl KubeAccess {
+    /// Wraps a kubeconfig.
+    pub fn new(kubeconfig: Zeroizing<String>) -> Self {
+        Self(kubeconfig)
+    }
+
+    /// The kubeconfig, for the client.
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Debug for KubeAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KubeAccess(…)")
+    }
+}
+
 /// An engine.
 pub trait Engine: Send + Sync {
     /// Its name in the configuration: `simulated`.
@@ -159,4 +187,13 @@ pub trait Engine: Send + Sync {
 
     /// The state as last known. Cheap: it never waits for a step or for the disk.
     fn state(&self) -> EngineState;
+
+    /// What opens the API server, on the Pi whose control plane it is; none where this Pi has no control plane, or where
+    /// there is no API server at all.
+    ///
+    /// # Errors
+    /// If there should be one and it cannot be read.
+    fn access(&self) -> BoxFuture<'static, Result<Option<KubeAccess>, EngineError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
