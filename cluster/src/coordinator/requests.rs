@@ -350,7 +350,10 @@ impl Coordinator {
         match wanted.kind {
             OperationKind::NodeDrain if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
             OperationKind::NodeDrain => Ok(plan::node_drain(name)),
-            OperationKind::NodeUncordon if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
+            // one whose reset by its button failed keeps its slot, and somebody has to be able to free it
+            OperationKind::NodeUncordon if !inside && !self.record.slots.contains(name) => {
+                refused("not-a-member", format_args!("{name} is in no cluster"))
+            }
             // its cordon may just be under way, and would come after this
             OperationKind::NodeUncordon if self.is_being_emptied(name) => {
                 refused("going-down", format_args!("{name} is being emptied, because somebody pressed its button"))

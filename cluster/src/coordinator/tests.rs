@@ -1713,6 +1713,24 @@ fn a_node_that_left_by_itself_holds_no_slot() {
     assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
 }
 
+/// Nobody answered its wish to leave, and its own reset failed: it is in no cluster, and its Node is there and cordoned.
+#[test]
+fn an_operator_frees_the_slot_of_one_whose_reset_failed() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.press("a", Want::Reboot);
+    desk.settle();
+    desk.hands_over("a");
+    desk.dies("a");
+    let played = desk.nodes.get_mut(&name("a")).unwrap();
+    (played.cluster, played.lifecycle) = (None, Lifecycle::Broken);
+    desk.boots("a");
+    assert_eq!(desk.stored.slots, [name("a")]);
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Started);
+    desk.settle();
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str(), "not-a-member");
+}
+
 /// Kept by somebody, or long under way: it arrives when the node has been silent for so long that a new card could be in it.
 #[test]
 fn a_state_of_a_boot_that_has_ended_is_not_heard_again() {

@@ -705,7 +705,7 @@ fn bring_home(world: &mut World) {
         switch_on(world);
         // what runs may wait for its slot
         for index in 0..world.pis.len() {
-            if world.drained_to_stay(index) {
+            if world.drained_to_stay(index) || world.half_reset(index) {
                 frees_slot(world, index);
             }
         }

@@ -1474,6 +1474,12 @@ impl World {
         self.drained.contains(node) && self.cordons_left().contains(node)
     }
 
+    /// Whether a node is cordoned whose reset failed: it keeps its slot until somebody frees it.
+    pub(crate) fn half_reset(&self, index: usize) -> bool {
+        let pi = &self.pis[index];
+        pi.kept == Kept::HalfReset && self.cordons_left().contains(&pi.name)
+    }
+
     /// Nobody but `by_hand` is cordoned.
     pub(crate) fn cordons_left(&self) -> Vec<NodeName> {
         self.kube.cordoned().into_iter().filter(|node| !self.by_hand.contains(node)).collect()
