@@ -1,6 +1,6 @@
 //! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
 
-use super::{Action, Coordinator, Heeds, KubeOwner, Operation, PowerSwitch, Release, Scope, Secret, Step};
+use super::{Action, Coordinator, Heeds, KubeOwner, Operation, PowerSwitch, Release, Saved, Scope, Secret, Step};
 use crate::Instant;
 use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduling};
 use crate::plan::{Belongs, Weight};
@@ -1259,14 +1259,25 @@ impl Coordinator {
         self.told.ending.push(id.clone());
         match scope {
             Scope::Local => {}
-            Scope::Exclusive => self
-                .record
-                .operations
-                .retain(|held| held.id == *id || !held.phase.is_final() || held.scope == Scope::Local),
+            Scope::Exclusive => self.forget_ended(Some(id)),
         }
         if !self.record.ended.contains(id) {
             self.record.ended.push(id.clone());
         }
+    }
+
+    /// Forgets exclusive operations that have ended, but `kept`, and but what is not on the card yet: their end is told only
+    /// after it is, and a coordinator that dies in between has to know of it to tell it.
+    pub(super) fn forget_ended(&mut self, kept: Option<&OperationId>) {
+        let stored = match self.saved {
+            Saved::Yes => self.stored.operations.as_slice(),
+            Saved::No { .. } => &[],
+        };
+        self.record.operations.retain(|held| {
+            let told = || stored.iter().any(|on_card| on_card.id == held.id && on_card.phase.is_final());
+            let stays = kept == Some(&held.id) || !held.phase.is_final() || held.scope == Scope::Local;
+            stays || !told()
+        });
     }
 
     /// A node that goes down by itself counts as unavailable.

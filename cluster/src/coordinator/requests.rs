@@ -518,7 +518,7 @@ impl Coordinator {
     ) {
         if scope == Scope::Exclusive {
             // the one before can no longer be resumed
-            self.record.operations.retain(|held| !held.phase.is_final());
+            self.forget_ended(None);
         }
         let detail = Text::format(format_args!("{kind}: {} steps, asked for by {requested_by}", plan.len()));
         self.record.operations.push(Operation {

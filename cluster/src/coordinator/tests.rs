@@ -2030,6 +2030,37 @@ fn what_could_not_be_stored_is_stored_before_anything_else() {
     assert_eq!((asked(&actions), actions.iter().any(|action| matches!(action, Action::Store(_)))), (0, false));
 }
 
+/// Its end was held until it was stored; with it the next one began, and then the coordinator died.
+#[test]
+fn an_end_that_could_not_be_stored_at_once_is_told_after_a_crash() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    let drain = desk.run(OperationKind::NodeDrain, Some("a")).operation.unwrap();
+    let (token, work) = desk.work();
+    desk.kube_does(token, &work);
+    let (token, _) = desk.work();
+    let now = Instant::from_ms(desk.now);
+    let actions = desk.core.step(now, Event::KubeEnded { token, outcome: Ok(KubeDone::Done) });
+    assert!(matches!(actions[0], Action::Store(_)));
+    assert!(desk.core.step(now, Event::StoreFailed).is_empty());
+    desk.press("b", Want::Leave);
+    assert_eq!(desk.stored.operations.last().unwrap().kind, OperationKind::NodeLeave);
+    desk.restart();
+    let told = desk.last.iter().filter_map(|action| match action {
+        Action::Operation(summary) => Some((summary.id.clone(), summary.phase)),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0], (drain, OperationPhase::Done));
+    // and it is forgotten when the next one ends
+    desk.all_speak();
+    desk.look();
+    desk.pass(60_000);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    assert_eq!(desk.stored.operations.len(), 1);
+}
+
 // ---- what is heard
 
 #[test]
