@@ -189,6 +189,7 @@ fn response(id: &RequestId, status: ResponseStatus, code: &str, operation: Optio
         operation: operation.map(|id| id.parse().unwrap()),
         plan: Default::default(),
         audit: AuditHead::NONE,
+        sealed: None,
     }
 }
 

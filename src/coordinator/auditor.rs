@@ -202,6 +202,7 @@ mod tests {
             operation: None,
             plan: Default::default(),
             audit: Head::NONE,
+            sealed: None,
         };
         for _ in 0..3 {
             auditor.asked(&user, asker, &request);

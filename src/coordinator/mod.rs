@@ -548,6 +548,7 @@ impl Task {
             operation: None,
             plan: heapless::Vec::new(),
             audit: self.audit.head(),
+            sealed: None,
         };
         tracing::warn!(%user, "a request was refused: the user {why}");
         self.respond(user, &response);
@@ -569,6 +570,7 @@ impl Task {
             operation: None,
             plan: heapless::Vec::new(),
             audit: self.audit.head(),
+            sealed: None,
         };
         self.respond(user, &response);
     }
