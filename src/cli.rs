@@ -1045,6 +1045,16 @@ pub enum ClusterCommand {
     /// Takes up again what failed, was aborted or paused
     #[command(after_help = ExitCode::help())]
     Resume(Acting),
+    /// Hands out a kubeconfig with which this operator administers the cluster
+    ///
+    /// The private key is made here and never travels; the cluster's authority certifies it. What comes back is sealed to this
+    /// one request, and that it was asked for is in the audit log. For operators alone.
+    #[command(after_help = ExitCode::help())]
+    Kubeconfig {
+        /// The file, which must not be there; for its owner alone [default: standard output, unless that is a terminal]
+        #[arg(long, short = 'o', value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The completions of `shell`.

@@ -152,6 +152,8 @@ fn words(request: &ConsoleRequest) -> String {
         }
         Ask::Abort => "abort".to_owned(),
         Ask::Resume => "resume".to_owned(),
+        // whose keys, and what came of them, is nobody's to read here
+        Ask::Kubeconfig { .. } => "kubeconfig".to_owned(),
     };
     match request.mode {
         Mode::Execute => {}

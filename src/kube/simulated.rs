@@ -33,7 +33,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Kubernetes, Observed, Ready, Scheduling};
+use super::{
+    CertificateWanted, Certified, KubeDone, KubeError, KubeNode, KubeView, KubeWork, Kubernetes, Observed, Ready,
+    Scheduling,
+};
 use crate::store::{Store, StoreError};
 
 /// The file in the master's store.
@@ -428,6 +431,11 @@ impl SimulatedKubernetes {
 }
 
 impl Kubernetes for SimulatedKubernetes {
+    fn certify(&self, _: CertificateWanted) -> BoxFuture<'static, Result<Certified, KubeError>> {
+        let why = error("no-api", "the simulated engine has no API; there is nothing that a kubeconfig would open");
+        futures_util::future::ready(Err(KubeError::from(why))).boxed()
+    }
+
     /// The labels that every node has; nothing runs on a simulated one.
     fn look(&self, node: &NodeName) -> BoxFuture<'static, Result<Shown, KubeError>> {
         let mut shared = self.plane.lock();
