@@ -520,6 +520,8 @@ mod tests {
         assert_eq!(refusal.code, "preflight");
         assert!(refusal.reason.starts_with("swap: swap is on; swap off (and 1 more"), "{refusal}");
         assert_eq!(refusal.findings.len(), 3);
+        let refusal = judge(vec![error]).unwrap_err();
+        assert_eq!(refusal.reason, "swap: swap is on; swap off", "one is enough");
     }
 
     #[test]
