@@ -378,6 +378,14 @@ fn entry(content: &str) -> Option<(&str, &str)> {
 
 fn scalar(line: usize, text: &str) -> Result<Value, AccessError> {
     let malformed = |why| AccessError::Malformed { line, why };
+    // a comment may follow a closed quote
+    let text = match text.chars().next().filter(|quote| matches!(quote, '"' | '\'')).and_then(|quote| text.rfind(quote))
+    {
+        Some(end) if text.get(end + 1..).is_some_and(|rest| rest.trim_start().starts_with('#')) => {
+            text.get(..=end).unwrap_or(text)
+        }
+        Some(_) | None => text,
+    };
     match text.chars().next() {
         Some('"') => {
             serde_json::from_str(text).map_err(|_| malformed("a quoted value is not closed, or more follows it"))
@@ -401,5 +409,149 @@ fn scalar(line: usize, text: &str) -> Result<Value, AccessError> {
             }
         }
         None => Ok(Value::Null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+
+    /// An authority as k3s makes them (a P-256 key), which is its own client here; made with OpenSSL, as are the hashes.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBiDCCAS2gAwIBAgIUUO1/6LHMmubmSPeBDGJyPROxxEkwCgYIKoZIzj0EAwIw\n\
+GDEWMBQGA1UEAwwNazNzLXNlcnZlci1jYTAgFw0yNjExMjgxNjUyMDZaGA8yMTI2\n\
+MTEwNDE2NTIwNlowGDEWMBQGA1UEAwwNazNzLXNlcnZlci1jYTBZMBMGByqGSM49\n\
+AgEGCCqGSM49AwEHA0IABKv1Amr0kwhCpBCQ19624HZnU1Q971Qtst0+wzXZNRQq\n\
+8jz8SUMgWpyTfn+qYNdlSLYwzAl9Ga30xkMVseMgWn+jUzBRMB0GA1UdDgQWBBT+\n\
+jNI9HypLBWArE8XOHikYBTtB2DAfBgNVHSMEGDAWgBT+jNI9HypLBWArE8XOHikY\n\
+BTtB2DAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0kAMEYCIQC+hOtom37G\n\
+CSx+gImYZ92bONJKnzRewapNUF+GEHoLjgIhAIDUFEUv9gokKhH2TyAWq1CBqFhQ\n\
+ddnqjyzDiuBSE8jl\n\
+-----END CERTIFICATE-----\n";
+    /// Its key in the form that k3s writes (SEC 1). It opens nothing.
+    const KEY: &str = "\
+-----BEGIN EC PRIVATE KEY-----\n\
+MHcCAQEEIAV/ccqiaKbmkuqK61beE4R9gWOfMxEPd61hOsDFvtLzoAoGCCqGSM49\n\
+AwEHoUQDQgAEq/UCavSTCEKkEJDX3rbgdmdTVD3vVC2y3T7DNdk1FCryPPxJQyBa\n\
+nJN+f6pg12VItjDMCX0ZrfTGQxWx4yBafw==\n\
+-----END EC PRIVATE KEY-----\n";
+    const PEM_SHA256: &str = "80b175291f839f2fb3cf45e5892b7e063f3f8b646da44f65386ed6144a938757";
+    const KEY_SHA256: &str = "7396a32e2286dfbc2765d9d7096144bdd97b24802ee396d5611b9814b800bd6a";
+
+    /// A kubeconfig as k3s writes it.
+    fn kubeconfig() -> String {
+        let [certificate, key] = [CERTIFICATE, KEY].map(|pem| STANDARD.encode(pem));
+        format!(
+            "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {certificate}\n    server: \
+             https://127.0.0.1:6443\n  name: default\ncontexts:\n- context:\n    cluster: default\n    user: default\n  \
+             name: default\ncurrent-context: default\nkind: Config\npreferences: {{}}\nusers:\n- name: default\n  user:\n    \
+             client-certificate-data: {certificate}\n    client-key-data: {key}\n"
+        )
+    }
+
+    #[test]
+    fn what_k3s_writes_opens_its_server_and_names_its_authority() {
+        let access = Access::read(&kubeconfig()).unwrap();
+        assert_eq!((access.host.as_str(), access.port), ("127.0.0.1", 6443));
+        assert_eq!(
+            (access.authority_pem_sha256.as_str(), access.authority_key_sha256.as_str()),
+            (PEM_SHA256, KEY_SHA256)
+        );
+        assert_eq!(format!("{access:?}"), "Access(127.0.0.1:6443)");
+        assert!(access.token.is_none());
+    }
+
+    #[test]
+    fn the_same_is_read_as_json_and_in_other_indents_and_quotes() {
+        let data = |key: &str| {
+            let text = kubeconfig();
+            text.lines().find_map(|line| line.trim().strip_prefix(key).map(|rest| rest.trim().to_owned())).unwrap()
+        };
+        let (certificate, key) = (data("certificate-authority-data:"), data("client-key-data:"));
+        let json = serde_json::json!({
+            "clusters": [{ "name": "c", "cluster": { "server": "https://[::1]:1/", "certificate-authority-data": certificate,
+                "extensions": [1, {}] } }],
+            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+            "users": [{ "name": "u", "user": { "client-certificate-data": certificate, "client-key-data": key } }],
+            "current-context": "x",
+        });
+        let access = Access::read(&json.to_string()).unwrap();
+        assert_eq!((access.host.as_str(), access.port), ("::1", 1));
+        let indented = format!(
+            "---\n# of kubectl\nclusters:\n  - name: \"c\"   \n    cluster:\n      server: 'https://k8s.local' # here\n      \
+             certificate-authority-data: {certificate}\ncontexts:\n  -\n    name: x\n    context: \n      cluster: c\n      user: u\n\
+             current-context: x\nusers:\n  - name: u\n    user:\n      token: abc\n"
+        );
+        let access = Access::read(&indented).unwrap();
+        assert_eq!((access.host.as_str(), access.port), ("k8s.local", 443));
+        assert_eq!(access.token.unwrap().as_str(), "abc");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_nothing_is_repeated() {
+        let good = kubeconfig();
+        for (from, to, word) in [
+            ("current-context: default", "current-context: other", "current-context"),
+            ("    cluster: default", "    cluster: other", "the cluster of its current context"),
+            ("    user: default", "    user: other", "the user of its current context"),
+            ("https://127", "http://127", "https://"),
+            ("6443", "6443/path", "more in its address"),
+            ("6443", "no", "no number"),
+            ("https://127.0.0.1", "https://a b", "neither a host's name"),
+            ("    certificate-authority-data", "    certificate-authority", "certificate-authority-data"),
+            ("    client-key-data", "    client-key", "--flatten"),
+            ("    client-certificate-data: LS", "    client-certificate-data: !!", "line 18"),
+            ("    client-certificate-data: LS", "    client-certificate-data: (", "no base64"),
+            ("    server:", "    insecure-skip-tls-verify: true\n    server:", "never done"),
+            ("preferences: {}", "preferences: {a: b}", "line 14"),
+            ("preferences: {}", "preferences: &anchor x", "line 14"),
+            ("preferences: {}", "preferences: \"open", "line 14"),
+            ("preferences: {}", "preferences: 'open", "line 14"),
+            ("preferences: {}", "preferences:\n\tx: y", "line 15"),
+            ("preferences: {}", "kind: Config", "twice"),
+            ("preferences: {}", "preferences", "key: value"),
+            ("preferences: {}", "preferences: {}\n    more: x", "further"),
+            ("  name: default\ncontexts", "  name: {}\ncontexts", "as one has them"),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from}");
+            let error = Access::read(&bad).err().unwrap_or_else(|| panic!("{to}: it was read")).to_string();
+            assert!(error.contains(word), "{to}: {error}");
+            assert!(!error.contains("LS0t"), "{error}");
+        }
+        for (bad, word) in [
+            (String::new(), "is empty"),
+            ("{\"clusters\": [1".to_owned(), "JSON"),
+            ("x".repeat(MAX_BYTES + 1), "more than"),
+            (
+                "a:\n".to_owned() + &(1..40).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect::<String>(),
+                "deep",
+            ),
+            ("- - - -".to_owned(), "as one has them"),
+        ] {
+            let error = Access::read(&bad).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_and_a_certificate_that_do_not_belong_together_are_refused() {
+        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let key = STANDARD.encode(KEY);
+        let error = Access::read(&kubeconfig().replace(&key, &STANDARD.encode(other))).unwrap_err().to_string();
+        assert!(error.contains("cannot be used together"), "{error}");
+    }
+
+    #[test]
+    fn a_public_keys_length_is_written_as_der_wants_it() {
+        for (length, head) in
+            [(0, vec![0x30, 0]), (127, vec![0x30, 127]), (128, vec![0x30, 0x81, 128]), (294, vec![0x30, 0x82, 1, 38])]
+        {
+            let whole = public_key(&vec![7; length]);
+            assert_eq!((whole.len(), whole.get(..head.len()).unwrap()), (head.len() + length, head.as_slice()));
+        }
     }
 }
