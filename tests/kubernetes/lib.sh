@@ -6,6 +6,8 @@ bin=$home/bin run=$home/run netns=beehive-kube port=16443
 kubeconfig=$run/conf/admin.conf
 PATH=$PATH:/usr/sbin:/sbin
 
+case $home in /tmp/*) echo "BEEHIVE_KUBE cannot be below /tmp: hollow nodes have a /tmp of their own" >&2; exit 1 ;; esac
+
 die() { echo "$*" >&2; exit 1; }
 
 # Runs the calling script again inside the network namespace, which has loopback only: kubelets probe addresses that exist

@@ -7,4 +7,10 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a program of its own, of tests alone
 
 mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod coordinator;
+mod crew;
+#[path = "../common/keys.rs"]
+mod keys;
 mod server;

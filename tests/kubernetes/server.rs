@@ -153,12 +153,24 @@ impl Server {
     }
 
     /// Writes whose cluster it is, as an engine does.
-    pub fn mark(&self) {
+    pub fn mark(&self, cluster: &str) {
+        self.unmark();
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "beehive" }, "data": { "cluster": CLUSTER },
+            "metadata": { "name": "beehive" }, "data": { "cluster": cluster },
         });
         self.make("/api/v1/namespaces/kube-system/configmaps", &map);
+    }
+
+    /// As if no engine had made it.
+    pub fn unmark(&self) {
+        self.delete("/api/v1/namespaces/kube-system/configmaps/beehive");
+    }
+
+    /// A Secret with nothing in it.
+    pub fn secret(&self, namespace: &str, name: &str) {
+        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name } });
+        self.make(&format!("/api/v1/namespaces/{namespace}/secrets"), &secret);
     }
 
     /// A namespace of a test's own, with all that pods need in it.
