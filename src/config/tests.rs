@@ -416,7 +416,18 @@ fn the_example_is_complete_and_shows_the_defaults() {
             .collect();
         assert_eq!(Config::parse_on(&written_out.join("\n"), "example", HOST).unwrap(), config);
         // and it leaves no key out: the parser tells which there are
-        let sections = ["", "broker", "engine", "pins", "poe_hat", "button", "power", "cluster", "cluster.blockers"];
+        let sections = [
+            "",
+            "broker",
+            "engine",
+            "pins",
+            "poe_hat",
+            "button",
+            "power",
+            "cluster",
+            "cluster.blockers",
+            "cluster.drain",
+        ];
         for section in sections.iter().filter(|section| role == Role::Master || !section.starts_with("cluster")) {
             let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
             let error = parse(&format!("{header}unheard_of = 1")).unwrap_err();

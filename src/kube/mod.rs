@@ -3,9 +3,13 @@
 //!
 //! | module | Kubernetes |
 //! | --- | --- |
+//! | [`api`] | a real API server's, through its REST interface |
 //! | [`simulated`] | none at all: it learns of its kubelets from what the nodes say over MQTT |
 
+pub mod api;
 pub mod simulated;
+
+use std::fmt::Write as _;
 
 use beehive_cluster::blockers::Shown;
 use beehive_mqtt::node::NodeState;
@@ -16,6 +20,7 @@ use std::fmt;
 use tokio::sync::watch;
 use zeroize::Zeroize as _;
 
+pub use api::{ApiKubernetes, DrainSettings, OnDeadline, OnLoss};
 pub use beehive_cluster::kube::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 pub use simulated::{ControlPlane, SimulatedKubernetes};
 
@@ -63,6 +68,17 @@ impl Drop for Certified {
         self.authority.zeroize();
         self.certificate.zeroize();
     }
+}
+
+/// SHA-256 in lower-case hexadecimal digits, from the TLS library that is linked anyway.
+fn sha256(bytes: &[u8]) -> Option<String> {
+    let suite = rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13()?;
+    let digest = suite.common.hash_provider.hash(bytes);
+    let mut text = String::new();
+    for byte in digest.as_ref() {
+        write!(text, "{byte:02x}").ok()?;
+    }
+    Some(text)
 }
 
 /// An API server.
