@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use beehive::engine::token::BootstrapToken;
 use beehive::engine::{Engine, EngineDone, EngineError, EngineWork, KubeAccess};
-use beehive::kube::{ApiKubernetes, DrainSettings, KubeDone, KubeView, KubeWork, Kubernetes, Ready, Scheduling};
-use beehive_mqtt::NodeName;
+use beehive::keys::{OperatorKey, certification_request};
+use beehive::kube::{
+    ApiKubernetes, CertificateWanted, Certified, DrainSettings, KubeDone, KubeView, KubeWork, Kubernetes, Ready,
+    Scheduling,
+};
 use beehive_mqtt::node::EngineState;
+use beehive_mqtt::{NodeName, RequestId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use zeroize::Zeroizing;
@@ -212,4 +218,64 @@ async fn a_budget_is_bypassed_when_that_is_wanted() {
     kubernetes.perform(KubeWork::Uncordon(node)).await.unwrap();
     server.delete("/apis/policy/v1beta1/namespaces/bypass/poddisruptionbudgets/web-budget");
     server.delete("/apis/apps/v1/namespaces/bypass/replicasets/web");
+}
+
+/// What an operator's certificate opens, asked with a client of its own.
+fn operator(server: &Server, certified: &Certified, key: &OperatorKey) -> String {
+    let data = |pem: &str| STANDARD.encode(pem);
+    let address = server.kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server: ")).unwrap().to_owned();
+    serde_json::json!({
+        "current-context": "x",
+        "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+        "clusters": [{ "name": "c", "cluster": {
+            "server": address, "certificate-authority-data": data(&certified.authority) } }],
+        "users": [{ "name": "u", "user": {
+            "client-certificate-data": data(&certified.certificate), "client-key-data": data(&key.pem()) } }],
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn an_operators_key_is_certified_and_opens_the_cluster_until_the_binding_goes() {
+    let server = Server::here();
+    server.mark(CLUSTER);
+    let kubernetes = client(&server, DrainSettings::default());
+    seen(&kubernetes, "the cluster", |view| view.cluster.is_some()).await;
+    let (user, key) = ("ann".parse().unwrap(), OperatorKey::generate().unwrap());
+    let der = certification_request(&user, key.public(), &key.proof(&user).unwrap()).unwrap();
+    let request: RequestId = uuid::Uuid::new_v4().simple().to_string().parse().unwrap();
+    let wanted = CertificateWanted { user, request: request.clone(), der };
+    let certified = kubernetes.certify(wanted).await.unwrap();
+    assert_eq!(certified.server, "https://pi-1:16443");
+    assert!(
+        server.get(&format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/beehive-{request}")).is_none()
+    );
+
+    // an administrator, by the group alone
+    let config = operator(&server, &certified, &key);
+    let opened = ApiKubernetes::new(Arc::new(Opens(config.clone())), DrainSettings::default(), pi("pi-1"));
+    seen(&opened, "the cluster as an operator", |view| view.cluster.is_some()).await;
+    let missing = opened.perform(KubeWork::Cordon(pi("nobody"))).await.unwrap_err();
+    assert_eq!(missing.code, "not-found");
+
+    // and nobody once the group is bound to nothing
+    server.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/beehive-operators");
+    let refused = async {
+        loop {
+            let error = opened.perform(KubeWork::Cordon(pi("nobody"))).await.unwrap_err();
+            if error.code == "forbidden" {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("the certificate opens nothing any more");
+    assert!(refused.reason.as_str().contains("beehive:ann"), "{}", refused.reason);
+
+    // a key of another user's certificate is not taken for ours
+    let other = OperatorKey::generate().unwrap();
+    assert!(
+        certification_request(&"bob".parse().unwrap(), other.public(), &key.proof(&"bob".parse().unwrap()).unwrap())
+            .is_err()
+    );
 }
