@@ -2,7 +2,7 @@
 //! kernel and the clock say. Behind a trait, so that tests say what is found.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -17,6 +17,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 /// How long another machine has for its answer: a name, a connection and the first words of TLS take well under a second
 /// in a house, and two or three over a poor line.
 pub const REACH_DEADLINE: Duration = Duration::from_secs(4);
+
+/// How long a program of the system has for its answer; one that waits for a bus that is not there does so for 25 s.
+const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// As much of what it prints is read; one word is wanted.
+const MAX_WORDS_BYTES: u64 = 4096;
 
 /// How many writes are timed. Enough that a card's pause for erasing is likely among them, few enough to wear nothing.
 const WRITES: usize = 24;
@@ -124,19 +130,11 @@ impl Probes for RealProbes {
 
     /// systemd's timedated asks the kernel (adjtimex(2), `STA_UNSYNC`), whoever disciplines the clock: timesyncd, chrony, ntpd.
     fn synchronised(&self) -> Synchronised {
-        let asked = Command::new("/usr/bin/timedatectl")
-            .args(["show", "--property=NTPSynchronized", "--value"])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output();
-        match asked {
-            Ok(output) if output.status.success() => match output.stdout.trim_ascii() {
-                b"yes" => Synchronised::Yes,
-                b"no" => Synchronised::No,
-                _ => Synchronised::Unknown,
-            },
-            Ok(_) | Err(_) => Synchronised::Unknown,
+        let arguments = ["show", "--property=NTPSynchronized", "--value"];
+        match first_words(Path::new("/usr/bin/timedatectl"), &arguments, TOOL_DEADLINE).as_deref() {
+            Some("yes") => Synchronised::Yes,
+            Some("no") => Synchronised::No,
+            Some(_) | None => Synchronised::Unknown,
         }
     }
 
@@ -177,6 +175,33 @@ impl Probes for RealProbes {
             Err(error) => Reach::Nothing(format!("cannot ask: {error}")),
         }
     }
+}
+
+/// What a program prints, if it ends well within `deadline`; else it is ended.
+fn first_words(program: &Path, arguments: &[&str], deadline: Duration) -> Option<String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let mut stdout = child.stdout.take()?;
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::Builder::new().name("reader".to_owned()).spawn(move || {
+        let mut text = String::new();
+        let read = stdout.by_ref().take(MAX_WORDS_BYTES).read_to_string(&mut text);
+        // nobody waits any more
+        let _ = sender.send(read.map(|_| text));
+    });
+    let said = reader.ok().and_then(|_| receiver.recv_timeout(deadline).ok()?.ok());
+    if said.is_none() {
+        // it may have ended by itself
+        let _ = child.kill();
+    }
+    let ended = child.wait();
+    said.filter(|_| ended.is_ok_and(|status| status.success())).map(|text| text.trim().to_owned())
 }
 
 fn time_writes(path: &Path) -> io::Result<Latency> {
@@ -257,8 +282,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use std::io::Read as _;
     use std::net::TcpListener;
+
+    #[test]
+    fn a_program_that_does_not_end_is_ended() {
+        let words = |program: &str, arguments: &[&str], deadline| first_words(Path::new(program), arguments, deadline);
+        assert_eq!(words("/bin/echo", &[" yes "], TOOL_DEADLINE).as_deref(), Some("yes"));
+        assert_eq!(words("/bin/cat", &["/no/such/file"], TOOL_DEADLINE), None);
+        assert_eq!(words("/no/such/program", &[], TOOL_DEADLINE), None);
+        let begun = Instant::now();
+        assert_eq!(words("/bin/sleep", &["600"], Duration::from_millis(50)), None);
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
 
     #[test]
     fn writes_are_timed_and_nothing_is_left() {
