@@ -1,6 +1,7 @@
 //! The coordinator with the client: one crew of five, whose cases follow one another. Each leaves the crew as it found it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -13,19 +14,21 @@ fn a_crew_with_hollow_kubelets() {
     server.unmark();
     let crew = Crew::start(&server);
     timed("created, with five real joins", || created(&crew));
-    let cases: [(&str, fn(&Crew)); 7] = [
+    type Case = (&'static str, fn(&Crew));
+    let cases: [Case; 8] = [
         ("a drain that a budget blocks", a_budget_blocks_a_drain),
         ("a drain of bare pods", bare_pods_are_not_evicted),
         ("two drains at once, one slot", two_drains_and_one_slot),
         ("the API server killed in a drain", the_api_server_dies_in_a_drain),
         ("a Ready that is stale", a_stale_ready_counts_for_nothing),
         ("a node deleted and joined again", a_node_leaves_and_joins_again),
+        ("a drain of a hundred pods", a_hundred_pods),
         ("a rolling reboot of five", five_reboot_one_after_the_other),
     ];
     let mut failed = Vec::new();
     for (what, case) in cases {
         if timed(what, || catch_unwind(AssertUnwindSafe(|| case(&crew)))).is_err() {
-            eprintln!("FAILED: {what}: {:#}", crew.status());
+            eprintln!("FAILED: {what}: {:#}\n{}", crew.status(), crew.coordinator_log());
             failed.push(what);
         }
     }
@@ -176,6 +179,27 @@ fn a_node_leaves_and_joins_again(crew: &Crew) {
     assert_ne!(uid, anew);
     assert_eq!(server.ready("pi-4").unwrap().0, "True");
     assert_eq!(crew.hollow("pi-4").tokens.lock().unwrap().len(), 2);
+}
+
+fn a_hundred_pods(crew: &Crew) {
+    let server = &crew.server;
+    server.namespace("many");
+    server.pods("many", "web", ("pi-5", "pi-2"), 100);
+    let (before, _) = crew.coordinator_memory();
+    let drain = crew.console_beside(&["node", "drain", "pi-5", "--wait"]);
+    let (mut most, mut most_own) = (0, 0);
+    while !drain.is_finished() {
+        let (all, own) = crew.coordinator_memory();
+        (most, most_own) = (most.max(all), most_own.max(own));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, document) = drain.join().unwrap();
+    assert_eq!((code, &document["outcome"]["phase"]), (0, &"done".into()), "{document:#}");
+    println!(
+        "  the coordinator's process: {before} kB before, at most {most} kB in the drain, {most_own} kB of it its own data"
+    );
+    crew.done(&["node", "uncordon", "pi-5", "--wait"]);
+    server.delete("/apis/apps/v1/namespaces/many/replicasets/web");
 }
 
 fn five_reboot_one_after_the_other(crew: &Crew) {

@@ -4,8 +4,8 @@
 //! A reboot ends the agent and the kubelet and begins both anew, with another boot id. Every process is ended by its recorded id
 //! when the crew is dropped.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,8 +18,9 @@ use beehive::engine::token::BootstrapToken;
 use beehive::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};
 use beehive::hal::simulated::SimulatedBoard;
 use beehive::host::{Doors, Host, SimulatedHost};
+use beehive::keys::Identity;
 use beehive::kube::{ApiKubernetes, DrainSettings};
-use beehive::link::{Link, LinkConfig, OwnPresence};
+use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence};
 use beehive::store::Store;
 use beehive_board::gesture::Thresholds;
 use beehive_board::power::{Deadlines, Goal};
@@ -32,8 +33,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
+use crate::client::Opens;
 use crate::common::Mosquitto;
 use crate::keys::Keys;
 use crate::server::{Server, must, run, until};
@@ -41,7 +42,7 @@ use crate::server::{Server, must, run, until};
 pub const NAMES: [&str; 5] = ["pi-1", "pi-2", "pi-3", "pi-4", "pi-5"];
 
 /// How long a drain may take here; a budget that blocks is waited for as long.
-pub const DRAIN_MS: u64 = 40_000;
+pub const DRAIN_MS: u64 = 30_000;
 
 /// How the drains are done here: as by default.
 pub const SETTINGS: DrainSettings = DrainSettings {
@@ -63,7 +64,7 @@ pub struct Hollow {
     boot: Mutex<String>,
     /// The kubeconfig of its kubelet, once it has joined.
     kubeconfig: Mutex<Option<PathBuf>>,
-    /// Whether a reboot starts the kubelet; a test may hold it back.
+    /// Whether its kubelet does not start, as one that hangs.
     pub held_back: Mutex<bool>,
     /// The tokens that it joined with.
     pub tokens: Mutex<Vec<BootstrapToken>>,
@@ -75,6 +76,9 @@ impl Hollow {
     }
 
     pub fn start_kubelet(&self) {
+        if *self.held_back.lock().unwrap() {
+            return;
+        }
         let (Some(kubeconfig), boot) = (self.kubeconfig.lock().unwrap().clone(), self.boot()) else { return };
         self.kill();
         must("node", &[&self.name, &self.port.to_string(), &boot, kubeconfig.to_str().unwrap()]);
@@ -199,9 +203,7 @@ impl Engine for Shared {
     }
 
     fn access(&self) -> BoxFuture<'static, Result<Option<KubeAccess>, EngineError>> {
-        let opens = self.0.role == Role::Master && self.0.is_member();
-        let access = opens.then(|| KubeAccess::new(Zeroizing::new(self.0.server.kubeconfig.clone())));
-        async move { Ok(access) }.boxed()
+        unreachable!("the coordinator is elsewhere")
     }
 }
 
@@ -225,6 +227,7 @@ pub struct Crew {
     pub hollows: Vec<Arc<Hollow>>,
     pub departures: Arc<Mutex<Vec<Departure>>>,
     pub keys: Arc<Keys>,
+    coordinator: Arc<Mutex<u32>>,
     stop: Option<watch::Sender<()>>,
     pis: Vec<JoinHandle<()>>,
     dir: tempfile::TempDir,
@@ -239,6 +242,7 @@ impl Crew {
             server: server.clone(),
             hollows: Vec::new(),
             departures: Arc::default(),
+            coordinator: Arc::default(),
             keys: Arc::new(Keys::new("bee", &NAMES, &["ann"])),
             stop: None,
             pis: Vec::new(),
@@ -267,6 +271,7 @@ impl Crew {
         }
         for hollow in crew.hollows.clone() {
             let pi = Pi {
+                coordinator: Arc::clone(&crew.coordinator),
                 store: crew.dir.path().join(&hollow.name),
                 hollow,
                 all: crew.hollows.clone(),
@@ -318,6 +323,21 @@ impl Crew {
         document
     }
 
+    /// How much of the coordinator's process is in memory, in kB: now, and of that not in files.
+    pub fn coordinator_memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.coordinator.lock().unwrap())).unwrap();
+        let of = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        (of("VmRSS:"), of("RssAnon:"))
+    }
+
+    /// What the coordinators logged.
+    pub fn coordinator_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("pi-1.log")).unwrap_or_default()
+    }
+
     pub fn status(&self) -> Value {
         self.console(&["status"]).1
     }
@@ -351,8 +371,108 @@ impl Drop for Crew {
     }
 }
 
+/// Resolves when the sender is dropped.
+async fn ended(mut stop: watch::Receiver<()>) {
+    while stop.changed().await.is_ok() {}
+}
+
+fn link(
+    port: u16,
+    keys: &Path,
+    client: &str,
+    audience: Audience,
+    presence: OwnPresence,
+    store: &Store,
+) -> (Link, tokio::sync::mpsc::Receiver<LinkEvent>) {
+    Link::spawn(LinkConfig {
+        host: "127.0.0.1".to_owned(),
+        port,
+        tls: None,
+        client_id: client.to_owned(),
+        crew: "bee".parse().unwrap(),
+        audience,
+        presence: Some(presence),
+        trust: Identity::load(keys).unwrap().trust(Some(store.clone())).unwrap(),
+    })
+}
+
+/// The coordinator in a process of its own, so that its memory can be told: this very program, told by its environment to be that.
+/// It ends when its standard input does.
+struct Coordinating {
+    child: Child,
+}
+
+/// Says where a coordinator has the broker, its keys and its state.
+const COORDINATE: [&str; 3] = ["BEEHIVE_TEST_PORT", "BEEHIVE_TEST_KEYS", "BEEHIVE_TEST_STATE"];
+
+impl Coordinating {
+    fn start(port: u16, keys: &Path, state: &Path) -> Self {
+        let [port_is, keys_are, state_is] = COORDINATE;
+        let state = state.with_extension("coordinator");
+        std::fs::create_dir_all(&state).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(state.with_extension("log")).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crew::coordinates_if_it_is_told_to", "--nocapture"])
+            .env(port_is, port.to_string())
+            .env(keys_are, keys)
+            .env(state_is, state)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+}
+
+impl Drop for Coordinating {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn coordinates_if_it_is_told_to() {
+    let [Ok(port), Ok(keys), Ok(state)] = COORDINATE.map(std::env::var) else { return };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let (port, keys, state) = (port.parse().unwrap(), PathBuf::from(keys), PathBuf::from(state));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let master: NodeName = NAMES[0].parse().unwrap();
+        let store = Store::open(&state).unwrap();
+        let start = store.counter("start").unwrap();
+        let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
+        let (link, inbound) = link(port, &keys, "pi-1-coordinator", Audience::Coordinator, presence, &store);
+        let engine = Arc::new(Opens(Server::here().kubeconfig));
+        let parts = CoordinatorParts {
+            config: coordinator_config(&master),
+            outside: Outside::default(),
+            kubernetes: Arc::new(ApiKubernetes::new(engine, SETTINGS, master.clone())),
+            audit: state.join("audit"),
+            store,
+            link,
+            inbound,
+        };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            drop(stop);
+        });
+        coordinator::run(parts, stopped.map(drop)).await.unwrap();
+    });
+}
+
 /// One Pi.
 struct Pi {
+    /// The process id of the coordinator.
+    coordinator: Arc<Mutex<u32>>,
     hollow: Arc<Hollow>,
     all: Vec<Arc<Hollow>>,
     store: PathBuf,
@@ -367,7 +487,7 @@ impl Pi {
     fn live(&self) {
         loop {
             *self.hollow.boot.lock().unwrap() = uuid::Uuid::new_v4().to_string();
-            if self.hollow.is_member() && !*self.hollow.held_back.lock().unwrap() {
+            if self.hollow.is_member() {
                 self.hollow.start_kubelet();
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -379,26 +499,6 @@ impl Pi {
         }
     }
 
-    fn link(
-        &self,
-        client: &str,
-        audience: Audience,
-        presence: OwnPresence,
-        store: &Store,
-    ) -> (Link, tokio::sync::mpsc::Receiver<beehive::link::LinkEvent>) {
-        let identity = beehive::keys::Identity::load(&self.keys.node_dir(&self.hollow.name)).unwrap();
-        Link::spawn(LinkConfig {
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-            tls: None,
-            client_id: client.to_owned(),
-            crew: "bee".parse().unwrap(),
-            audience,
-            presence: Some(presence),
-            trust: identity.trust(Some(store.clone())).unwrap(),
-        })
-    }
-
     async fn boot(&self) -> Option<Goal> {
         let node: NodeName = self.hollow.name.parse().unwrap();
         let store = Store::open(&self.store).unwrap();
@@ -407,7 +507,8 @@ impl Pi {
         let (board, _knobs) = SimulatedBoard::build();
         let (doors, _nobody, knocks) = Doors::unattended();
         let presence = OwnPresence { topic: Topic::Presence(node.clone()), start };
-        let (link, inbound) = self.link(node.as_str(), Audience::Node(node.clone()), presence, &store);
+        let keys = self.keys.node_dir(&self.hollow.name);
+        let (link, inbound) = link(self.port, &keys, node.as_str(), Audience::Node(node.clone()), presence, &store);
         let deadlines = Deadlines { grace_ms: 1_000, ..Deadlines::default() };
         let parts = AgentParts {
             settings: AgentSettings {
@@ -431,33 +532,14 @@ impl Pi {
             knocks,
         };
         let coordinator = (self.hollow.role == Role::Master).then(|| {
-            let presence = OwnPresence { topic: Topic::CoordinatorPresence, start };
-            let (link, inbound) = self.link("pi-1-coordinator", Audience::Coordinator, presence, &store);
-            let engine = Arc::new(Shared(Arc::clone(&self.hollow)));
-            CoordinatorParts {
-                config: coordinator_config(&node),
-                outside: Outside::default(),
-                kubernetes: Arc::new(ApiKubernetes::new(engine, SETTINGS, node.clone())),
-                store,
-                audit: self.store.join("audit"),
-                link,
-                inbound,
-            }
+            let running = Coordinating::start(self.port, &self.keys.node_dir(&self.hollow.name), &self.store);
+            *self.coordinator.lock().unwrap() = running.child.id();
+            running
         });
         let (stop_out, stop) = watch::channel(());
-        let ended = |mut stop: watch::Receiver<()>| async move { while stop.changed().await.is_ok() {} };
-        let agent = agent::run(parts, ended(stop.clone()));
-        let mut services = std::pin::pin!(async {
-            match coordinator {
-                None => agent.await.map(drop),
-                Some(parts) => {
-                    let (agent, coordinator) = tokio::join!(biased; agent, coordinator::run(parts, ended(stop)));
-                    coordinator.and(agent.map(drop))
-                }
-            }
-        });
+        let mut agent = std::pin::pin!(agent::run(parts, ended(stop)));
         let goal = tokio::select! {
-            end = &mut services => panic!("{node} ended by itself: {end:?}"),
+            end = &mut agent => panic!("{node} ended by itself: {end:?}"),
             () = ended(self.stopped.clone()) => None,
             hand_over = hand_overs.recv() => hand_over.map(|hand_over| hand_over.goal),
         };
@@ -466,7 +548,8 @@ impl Pi {
         }
         drop(stop_out);
         // an orderly end says goodbye to the broker; nobody waits for one that does not come to it
-        let _ = tokio::time::timeout(Duration::from_secs(10), services).await;
+        let _ = tokio::time::timeout(Duration::from_secs(10), agent).await;
+        drop(coordinator);
         goal
     }
 
@@ -481,7 +564,8 @@ impl Pi {
             let others_away = all.iter().filter(away).map(|hollow| hollow.name.clone()).collect();
             Departure { node: name.clone(), others_away }
         });
-        self.departures.lock().unwrap().push(departure.await.unwrap());
+        let departure = departure.await.unwrap();
+        self.departures.lock().unwrap().push(departure);
     }
 }
 

@@ -173,7 +173,7 @@ pub(super) async fn drain(inner: &Inner, node: NodeName, deadline_ms: u64) -> Re
 
 impl Drain<'_> {
     async fn run(&mut self) -> Result<(), KubeError> {
-        let session = self.inner.session()?;
+        let session = self.inner.session().map_err(|error| error.kube())?;
         let not_found = |failed: CallError| match failed.is(404) {
             true => error("not-found", &format!("the cluster has no node {}", self.node)),
             false => failed.kube(),
@@ -188,7 +188,9 @@ impl Drain<'_> {
         }
         // before it is cordoned: what is refused should change nothing
         self.list(&session).await.map_err(|error| error.kube())?;
-        self.refused()?;
+        if let Some(why) = self.refusal() {
+            return Err(error("refused", &why));
+        }
         self.inner.set_cordon(&session, self.node, Scheduling::Cordoned).await.map_err(|error| error.kube())?;
         loop {
             let begun = Instant::now();
@@ -216,7 +218,9 @@ impl Drain<'_> {
             Err(error) => return Err(error.kube()),
         };
         loop {
-            self.refused()?;
+            if let Some(why) = self.refusal() {
+                return Err(error("refused", &why));
+            }
             self.evict(session).await.map_err(|error| error.kube())?;
             self.tell();
             if self.pods.is_empty() {
@@ -290,8 +294,8 @@ impl Drain<'_> {
         }
     }
 
-    /// Nothing is evicted while something would be lost that is not ours to lose.
-    fn refused(&self) -> Result<(), KubeError> {
+    /// Why nothing is evicted: something would be lost that is not ours to lose.
+    fn refusal(&self) -> Option<String> {
         let settings = &self.inner.settings;
         let kinds = [
             (Loss::Pod, settings.bare_pods, "without a controller (bare_pods in [cluster.drain])"),
@@ -309,9 +313,9 @@ impl Drain<'_> {
             for pod in &lost {
                 tracing::warn!(node = %self.node, %pod, "not drained: this pod is {what} and would be lost");
             }
-            return Err(error("refused", &format!("pods {what}: {}", Names(&lost))));
+            return Some(format!("pods {what}: {}", Names(&lost)));
         }
-        Ok(())
+        None
     }
 
     /// When the next pod is due.
@@ -469,8 +473,11 @@ impl Drain<'_> {
             Some((Held::Other(_), _)) | None => None,
         });
         if let Some((pod, held)) = budget {
-            let more = self.pods.len() - 1;
-            let more = if more == 0 { String::new() } else { format!("; {more} more pods are left") };
+            let more = match self.pods.len().saturating_sub(1) {
+                0 => String::new(),
+                1 => "; one more pod is left".to_owned(),
+                more => format!("; {more} more pods are left"),
+            };
             return error("blocked-by-budget", &format!("{pod} is held by {}{more}", Why(held)));
         }
         let left: Vec<&Leaving> = self.pods.values().collect();

@@ -6,7 +6,7 @@
 //! another one. While it has no server the view is empty and every piece of work fails as `unreachable`, as the simulated one's do.
 //!
 //! **Whose cluster.** The engine writes the cluster's id into the ConfigMap `kube-system/beehive` under `cluster` once it has made
-//! the cluster. A server without it serves nobody we know; the view stays empty. It is asked for again every [`keeper::LOOK`].
+//! the cluster. A server without it serves nobody we know, and the view stays empty. Every [`keeper::LOOK`] it is asked again.
 //!
 //! **A Ready that is stale.** It is the server's word: a kubelet that died shows Ready for 39 to 41 s more (tried; 50 s in newer
 //! versions). Its age could be told only by comparing clocks, and a Pi's clock jumps; so no clock is asked here. The core compares
@@ -134,8 +134,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self) -> Result<Arc<Session>, KubeError> {
-        self.lock().session.clone().map_err(|why| error("unreachable", &why))
+    fn session(&self) -> Result<Arc<Session>, CallError> {
+        self.lock().session.clone().map_err(CallError::Odd)
     }
 
     /// Changes what is known, and shows it if that changed.
@@ -211,7 +211,7 @@ impl Inner {
     }
 
     async fn delete_node(&self, node: &NodeName) -> Result<(), CallError> {
-        let session = self.session().map_err(|error| CallError::Odd(error.reason.to_string()))?;
+        let session = self.session()?;
         invite::revoke(&session, node).await?;
         invite::gone(session.delete_node(node).await)?;
         // k3s keeps what the node proved itself by; a Pi with a new card is refused while it is there
@@ -219,7 +219,7 @@ impl Inner {
     }
 
     async fn mint(&self, node: &NodeName, cluster: &beehive_mqtt::ClusterId) -> Result<KubeDone, KubeError> {
-        let session = self.session()?;
+        let session = self.session().map_err(|error| error.kube())?;
         if session.cluster != *cluster {
             return Err(error("other-cluster", &format!("the API server serves {}, not {cluster}", session.cluster)));
         }
@@ -232,7 +232,7 @@ impl Inner {
 
     async fn perform(&self, work: KubeWork) -> Result<KubeDone, KubeError> {
         let cordon = async |node: &NodeName, to| {
-            let session = self.session()?;
+            let session = self.session().map_err(|error| error.kube())?;
             self.set_cordon(&session, node, to).await.map_err(|failed| match failed.is(404) {
                 true => error("not-found", &format!("the cluster has no node {node}")),
                 false => failed.kube(),
@@ -250,7 +250,7 @@ impl Inner {
     }
 
     async fn look(&self, node: &NodeName) -> Result<Shown, KubeError> {
-        let session = self.session()?;
+        let session = self.session().map_err(|error| error.kube())?;
         let present = session.node(node).await.map_err(|error| error.kube())?;
         let mut pods = Vec::new();
         let query = of_node(node);
