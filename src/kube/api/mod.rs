@@ -275,7 +275,11 @@ impl Kubernetes for ApiKubernetes {
 
     fn certify(&self, wanted: CertificateWanted) -> BoxFuture<'static, Result<Certified, KubeError>> {
         let inner = Arc::clone(&self.inner);
-        async move { certify::certify(&*inner.session()?, &inner.master, &wanted).await }.boxed()
+        async move {
+            let session = inner.session().map_err(|error| error.kube())?;
+            certify::certify(&session, &inner.master, &wanted).await
+        }
+        .boxed()
     }
 
     fn look(&self, node: &NodeName) -> BoxFuture<'static, Result<Shown, KubeError>> {
