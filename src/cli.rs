@@ -48,6 +48,12 @@ pub enum Command {
     /// systemd runs it after each end of the daemon, so that a killed one harms nobody. Beside a daemon that runs it must
     /// not be used.
     GiveBack(RunArgs),
+    /// Says what keeps this Pi from being a good member of a cluster, and mends what is safe to mend
+    ///
+    /// An engine looks at the same before it makes or joins a cluster, and an error refuses that. Exit code 0: no error
+    /// (warnings do not count); 5: an error; 1: a change could not be made. Some checks see more as root.
+    #[command(after_help = ExitCode::help())]
+    Doctor(DoctorArgs),
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -103,6 +109,53 @@ pub enum Command {
     },
     /// Prints the version
     Version,
+}
+
+/// `beehive doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// This Pi's configuration [default: /etc/beehive/beehive.toml, where it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its part in the crew [default: the configuration's]
+    #[arg(long, value_enum)]
+    pub role: Option<RoleArg>,
+    /// What it is to run [default: the configuration's; k3s where that names none]
+    #[arg(long, value_enum)]
+    pub engine: Option<EngineArg>,
+    /// The engine version that is wanted.
+    #[command(flatten)]
+    pub version: EngineVersion,
+    /// On a node: the API server, HOST or HOST:PORT; without it nothing is asked whether it answers
+    #[arg(long, value_name = "SERVER")]
+    pub server: Option<String>,
+    /// The registry, HOST or HOST:PORT [default: the engine's own, unless images or a mirror are here]
+    #[arg(long, value_name = "REGISTRY")]
+    pub registry: Option<String>,
+    /// Mend what is safe to mend, without asking; files are kept as NAME.before-beehive
+    #[arg(long)]
+    pub fix: bool,
+    /// List what --fix would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// An engine that needs something of the machine, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// k3s
+    K3s,
+    /// kubeadm
+    Kubeadm,
+}
+
+impl From<EngineArg> for crate::doctor::Wanted {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::K3s => Self::K3s,
+            EngineArg::Kubeadm => Self::Kubeadm,
+        }
+    }
 }
 
 /// `beehive bridge`.
@@ -992,6 +1045,16 @@ pub enum ClusterCommand {
     /// Takes up again what failed, was aborted or paused
     #[command(after_help = ExitCode::help())]
     Resume(Acting),
+    /// Hands out a kubeconfig with which this operator administers the cluster
+    ///
+    /// The private key is made here and never travels; the cluster's authority certifies it. What comes back is sealed to this
+    /// one request, and that it was asked for is in the audit log. For operators alone.
+    #[command(after_help = ExitCode::help())]
+    Kubeconfig {
+        /// The file, which must not be there; for its owner alone [default: standard output, unless that is a terminal]
+        #[arg(long, short = 'o', value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The completions of `shell`.

@@ -8,6 +8,7 @@
 //! `insecure_test_broker = true`.
 
 use crate::coordinator::Outside;
+use crate::kube::{DrainSettings, OnDeadline, OnLoss};
 use crate::link::is_loopback;
 use beehive_board::cut::Feed;
 use beehive_board::gesture::Thresholds;
@@ -44,6 +45,10 @@ const DEFAULT_POLL_MS: u64 = 1_000;
 const POLL_MS: Range<u64> = 100..60_001;
 /// A step of the simulated engine; longer than its command's expiry it could not succeed.
 const STEP_MS: Range<u64> = 0..600_001;
+/// Below it a budget had no chance; above it no drain's deadline lies.
+const BYPASS_MS: Range<u64> = 1_000..1_800_001;
+/// A drain is over long before an hour is.
+const GRACE_S: Range<u64> = 1..3_601;
 /// The labels of the GPIO chips with the 40-pin header's lines: Pi 0 to 3, Pi 4.
 const DEFAULT_CHIPS: [&str; 2] = ["pinctrl-bcm2835", "pinctrl-bcm2711"];
 const DEFAULT_MAX_UNAVAILABLE: u16 = 1;
@@ -228,6 +233,8 @@ pub struct ClusterConfig {
     pub may_take: Option<OperatorCommand>,
     /// Lets a switch feed a Pi.
     pub switch_on: Option<OperatorCommand>,
+    /// How nodes are drained by a real API server.
+    pub drain: DrainSettings,
 }
 
 /// A program of the operator's, run as the daemon's user without a shell.
@@ -357,6 +364,18 @@ struct RawCluster {
     switch_on: Vec<String>,
     #[serde(default)]
     blockers: RawBlockers,
+    #[serde(default)]
+    drain: RawDrain,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDrain {
+    bare_pods: Option<String>,
+    empty_dir: Option<String>,
+    on_deadline: Option<String>,
+    bypass_budget_after_ms: Option<u64>,
+    grace_period_s: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -561,6 +580,7 @@ impl Config {
             blockers: Blockers::default(),
             may_take: None,
             switch_on: None,
+            drain: DrainSettings::default(),
         });
         let switch = if cluster.switch_on.is_some() { PowerSwitch::Present } else { PowerSwitch::Absent };
         CoordinatorConfig {
@@ -584,6 +604,11 @@ impl Config {
             may_take: cluster.and_then(|cluster| cluster.may_take.clone()),
             switch_on: cluster.and_then(|cluster| cluster.switch_on.clone()),
         }
+    }
+
+    /// How nodes are drained by a real API server.
+    pub fn drain(&self) -> DrainSettings {
+        self.cluster.as_ref().map(|cluster| cluster.drain).unwrap_or_default()
     }
 
     /// A configuration with every setting, its default and what it means: what `beehive config example` prints. It can
@@ -878,7 +903,28 @@ fn cluster(
     let switch_on = command(&["cluster", "switch_on"], &raw.switch_on, check);
     let may_take = command(&["cluster", "blockers", "command"], &raw.blockers.command, check);
     let blockers = blockers(&raw.blockers, may_take.as_ref(), check);
-    Some(ClusterConfig { nodes, max_unavailable, max_parallel, server, blockers, may_take, switch_on })
+    let drain = drain(&raw.drain, check);
+    Some(ClusterConfig { nodes, max_unavailable, max_parallel, server, blockers, may_take, switch_on, drain })
+}
+
+fn drain(raw: &RawDrain, check: &mut Check<'_>) -> DrainSettings {
+    let losses = [("refuse", OnLoss::Refuse), ("delete", OnLoss::Delete)];
+    let mut loss = |key, given: Option<&str>| check.choice(&["cluster", "drain", key], given, OnLoss::Refuse, &losses);
+    let bare_pods = loss("bare_pods", raw.bare_pods.as_deref());
+    let empty_dir = loss("empty_dir", raw.empty_dir.as_deref());
+    let ends = [("give-up", OnDeadline::GiveUp), ("delete", OnDeadline::Delete)];
+    let path = ["cluster", "drain", "on_deadline"];
+    let on_deadline = check.choice(&path, raw.on_deadline.as_deref(), OnDeadline::GiveUp, &ends);
+    let bypass_budget_after_ms = raw.bypass_budget_after_ms.filter(|after| *after > 0).map(|after| {
+        let why = "0 is never; a budget needs some time to allow an eviction, and prepare_ms in [power] ends the drain";
+        check.within(&["cluster", "drain", "bypass_budget_after_ms"], after, BYPASS_MS, why)
+    });
+    let grace_period_s = raw.grace_period_s.filter(|grace| *grace > 0);
+    if let Some(grace) = grace_period_s {
+        let why = "0 leaves it to the pod; a drain is over long before an hour is";
+        check.within(&["cluster", "drain", "grace_period_s"], u64::from(grace), GRACE_S, why);
+    }
+    DrainSettings { bare_pods, empty_dir, on_deadline, bypass_budget_after_ms, grace_period_s }
 }
 
 /// A program and its arguments; none where nothing is written.
@@ -966,6 +1012,20 @@ nodes = []
 # A program that is asked with the node's name as last argument: it ends with 0 if the node may be taken, else it says why not in
 # its first line. 12 s at most: ["/usr/local/bin/may-take"].
 # command = []
+
+# How a node is drained by a real engine's API server, within prepare_ms of [power]. Pods of daemon sets, mirror pods and pods that
+# have finished are left alone.
+[cluster.drain]
+# Pods that no controller makes anew: "refuse" the drain before anything is evicted, or "delete" them.
+# bare_pods = "refuse"
+# Pods with an emptyDir, whose data is lost: "refuse" or "delete".
+# empty_dir = "refuse"
+# When the time is over: "give-up" (the node is uncordoned), or "delete" in its last quarter what is left, whatever budget holds it.
+# on_deadline = "give-up"
+# After so long a pod that a disruption budget holds is deleted; 0 is never.
+# bypass_budget_after_ms = 0
+# How many seconds a pod gets to end; 0 is as many as it asks for.
+# grace_period_s = 0
 "#
         ),
     };

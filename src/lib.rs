@@ -11,6 +11,7 @@
 //! | [`crew`] | keys, certificates and the broker's files of a crew |
 //! | [`bridge`] | the door for tools that sign nothing |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
+//! | [`doctor`] | what keeps a Pi from being a good member |
 //! | `demo` | a whole crew on one machine |
 //! | `sim` | simulated crews with faults by seed |
 //! | [`link`] | the way to the broker |
@@ -32,6 +33,7 @@ pub mod crew;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod engine;
 pub mod hal;
 pub mod host;

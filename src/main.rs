@@ -36,6 +36,16 @@ fn main() -> std::process::ExitCode {
                 Err(error) => complain(ExitCode::Usage, &error),
             }
         }
+        Command::Doctor(arguments) => match beehive::doctor::command::run(arguments) {
+            Ok(report) => {
+                let text = if cli.options.json { format!("{}\n", report.document) } else { report.text };
+                match written(cli::print(text.as_bytes())) {
+                    ExitCode::Done => report.code,
+                    failed => failed,
+                }
+            }
+            Err(trouble) => complain(trouble.exit, &trouble),
+        },
         Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
             Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),
             Err(error) => complain(ExitCode::Usage, &error),

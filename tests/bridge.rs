@@ -127,6 +127,7 @@ impl Coordinator {
             operation: None,
             plan: heapless::Vec::new(),
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            sealed: None,
         };
         self.link.publish(&Topic::ConsoleResponse("door".parse().unwrap()), &response).unwrap();
     }

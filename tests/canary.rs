@@ -18,9 +18,9 @@ use beehive::engine::simulated::{Settings, SimulatedEngine};
 use beehive::hal::simulated::SimulatedBoard;
 use beehive::host::simulated::SimulatedHost;
 use beehive::host::{Doors, Host};
-use beehive::keys::Identity;
+use beehive::keys::{Identity, Opener, OperatorKey};
 use beehive::kube::simulated::{ControlPlane, SimulatedKubernetes};
-use beehive::kube::{KubeDone, KubeError, KubeView, KubeWork, Kubernetes, Observed};
+use beehive::kube::{CertificateWanted, Certified, KubeDone, KubeError, KubeView, KubeWork, Kubernetes, Observed};
 use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence};
 use beehive::store::Store;
 use beehive_board::gesture::Thresholds;
@@ -28,7 +28,7 @@ use beehive_board::power::Deadlines;
 use beehive_cluster::Destruction;
 use beehive_cluster::blockers::{Blockers, Shown};
 use beehive_cluster::coordinator::{CoordinatorConfig, PowerSwitch};
-use beehive_mqtt::console::{Ask, ConsoleRequest, Force, Mode};
+use beehive_mqtt::console::{AccessContext, Ask, ConsoleRequest, ConsoleResponse, Force, Mode};
 use beehive_mqtt::coordinator::{CoordinatorState, OperationKind, OperationPhase, OperationSummary};
 use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{Audience, NodeName, Text, Topic, decode};
@@ -74,6 +74,14 @@ fn unmask(masked: &str) -> String {
 struct Telling(SimulatedKubernetes, Arc<Mutex<File>>);
 
 impl Kubernetes for Telling {
+    /// What opens the cluster is told in the same way; the simulated one has nothing to tell.
+    fn certify(&self, _: CertificateWanted) -> BoxFuture<'static, Result<Certified, KubeError>> {
+        let certificate = uuid::Uuid::new_v4().simple().to_string();
+        writeln!(self.1.lock().unwrap(), "{}", mask(&certificate)).unwrap();
+        let (server, authority) = ("https://pi-1:6443".to_owned(), "an authority".to_owned());
+        std::future::ready(Ok(Certified { server, authority, certificate })).boxed()
+    }
+
     fn perform(&self, work: KubeWork) -> BoxFuture<'static, Result<KubeDone, KubeError>> {
         let (done, file) = (self.0.perform(work), Arc::clone(&self.1));
         async move {
@@ -339,6 +347,30 @@ async fn the_secret_of_a_join_is_nowhere_but_where_it_is_used() {
             Ok(_) | Err(_) => {}
         }
     }
+    // and an operator asks for a way in
+    let (ann, opener, key) =
+        ("ann".parse().unwrap(), Opener::from_seed(&[5; 32]).unwrap(), OperatorKey::generate().unwrap());
+    let request = ConsoleRequest {
+        id: "r-access".parse().unwrap(),
+        nonce: session.unwrap().nonce,
+        mode: Mode::Execute,
+        ask: Ask::Kubeconfig { seal: opener.public(), client: *key.public(), proof: key.proof(&ann).unwrap() },
+    };
+    everything.publish(&asked.name(&crew_name), common::Retain::No, &keys.signed(&asked, &request)).await;
+    let answer: ConsoleResponse = loop {
+        let message = everything.next("the answer on the way in").await;
+        messages.push([message.topic.as_bytes(), b" ", &message.payload].concat());
+        if let Ok(Topic::ConsoleResponse(_)) = Topic::parse(&crew_name, &message.topic) {
+            let response: ConsoleResponse = decode(&message.payload).unwrap();
+            if response.id == request.id {
+                break response;
+            }
+        }
+    };
+    let context = AccessContext { crew: &crew_name, user: &ann, request: &request.id, client: key.public() };
+    let sealed = answer.sealed.as_ref().unwrap_or_else(|| panic!("{answer:?}")).bytes().unwrap();
+    let opened = opener.open(&sealed, &context.bytes()).unwrap();
+    let certified: Certified = serde_json::from_slice(&opened).unwrap();
     // a newcomer is given what the broker keeps
     let mut newcomer = Plain::connect(broker.port, "newcomer", &["#"]).await;
     let kept = newcomer.find("what the broker keeps", |message| message.topic.ends_with("/c/state")).await;
@@ -347,7 +379,8 @@ async fn the_secret_of_a_join_is_nowhere_but_where_it_is_used() {
 
     let masked = fs::read_to_string(dir.path().join(MASKED)).unwrap();
     let secrets: Vec<String> = masked.lines().map(unmask).collect();
-    assert!(!secrets.is_empty() && secrets.iter().all(|secret| secret.len() == 32), "{secrets:?}");
+    assert!(secrets.contains(&certified.certificate), "what was issued came to who asked for it");
+    assert!(secrets.len() > 1 && secrets.iter().all(|secret| secret.len() == 32), "{secrets:?}");
     assert!(messages.iter().any(|message| holds(message, b"\\\"join\\\"")), "no join was seen on the broker");
 
     is_clean("a message", &messages.join(&b'\n'), &secrets);

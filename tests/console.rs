@@ -11,7 +11,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command as Process, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Mode, PlanStep, ResponseStatus};
+use beehive_mqtt::console::{
+    AccessContext, Ask, ConsoleRequest, ConsoleResponse, Mode, PlanStep, ResponseStatus, SealedAccess,
+};
 use beehive_mqtt::coordinator::{
     AuditHead, ClusterPhase, CoordinatorState, Failure, Member, Membership, OperationKind, OperationNode,
     OperationPhase, OperationSummary, Session, Slot, StepCounts, StepKind, StepReport, StepState,
@@ -19,6 +21,7 @@ use beehive_mqtt::coordinator::{
 use beehive_mqtt::node::{
     Connection, EngineRun, EngineState, Lifecycle, NodeEvent, NodeEventKind, NodeState, PowerPhase, Presence,
 };
+use beehive_mqtt::sign::{ClientKey, SealKey};
 use beehive_mqtt::topic::Retention;
 use beehive_mqtt::{CrewName, NodeName, OperationId, Payload, RequestId, Text, Topic, UserName, decode};
 use common::{Mosquitto, PATIENCE, Plain, Retain, soon};
@@ -189,6 +192,7 @@ fn response(id: &RequestId, status: ResponseStatus, code: &str, operation: Optio
         operation: operation.map(|id| id.parse().unwrap()),
         plan: Default::default(),
         audit: AuditHead::NONE,
+        sealed: None,
     }
 }
 
@@ -670,4 +674,107 @@ async fn on_a_terminal_the_name_is_asked_for() {
     let (code, stdout, _) = run.await.unwrap();
     assert_eq!(code, 0, "{stdout}");
     assert!(stdout.contains("rebuild of crew bee: done, 1 of 1 steps done"), "{stdout}");
+}
+
+/// An authority that certifies a key without asking whose it is.
+struct Certifies<'a>(&'a ClientKey);
+
+impl rcgen::PublicKeyData for Certifies<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for Certifies<'_> {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(vec![0; 70])
+    }
+}
+
+/// The answer to a request for a kubeconfig, sealed to `seal`, or to the key that it names.
+fn access(request: &ConsoleRequest, seal: Option<SealKey>) -> ConsoleResponse {
+    let Ask::Kubeconfig { seal: named, client, proof } = &request.ask else { panic!("{request:?}") };
+    // the key was meant for this very user
+    beehive::keys::certification_request(&user("ann"), client, proof).unwrap();
+    assert!(beehive::keys::certification_request(&user("bob"), client, proof).is_err());
+    let certificate = rcgen::CertificateParams::default().self_signed(&Certifies(client)).unwrap().pem();
+    let document = json!({ "server": "https://pi-1:6443", "authority": certificate, "certificate": certificate });
+    let crew = bee();
+    let user = user("ann");
+    let context = AccessContext { crew: &crew, user: &user, request: &request.id, client };
+    let sealed =
+        beehive::keys::seal(&seal.unwrap_or(*named), document.to_string().as_bytes(), &context.bytes()).unwrap();
+    ConsoleResponse {
+        sealed: Some(SealedAccess::new(&sealed)),
+        ..response(&request.id, ResponseStatus::Done, "certified", None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_comes_sealed_and_its_private_key_never_travels() {
+    let broker = Mosquitto::start();
+    let mut crew = Scripted::start(&broker).await;
+    crew.crew().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let run = console(broker.port, &["cluster", "kubeconfig", "-o", file.to_str().unwrap()]);
+    let asked = crew.0.next("a request").await;
+    let request: ConsoleRequest = decode(&asked.payload).unwrap();
+    crew.say(Topic::ConsoleResponse(user("ann")), &access(&request, None)).await;
+    let (code, stdout, stderr) = run.await.unwrap();
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("opens https://pi-1:6443 for ann") && !stdout.contains("PRIVATE"), "{stdout}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let private = written["users"][0]["user"]["client-key-data"].as_str().unwrap().to_owned();
+    assert!(private.len() > 100 && !String::from_utf8_lossy(&asked.payload).contains(&private[40..80]));
+    // never over a file that is there, and then nothing is asked
+    let (code, _, stderr) =
+        console(broker.port, &["cluster", "kubeconfig", "-o", file.to_str().unwrap()]).await.unwrap();
+    assert!(code == 5 && stderr.contains("rule file-exists"), "{code} {stderr}");
+    // for a program that reads it
+    let run = console(broker.port, &["cluster", "kubeconfig"]);
+    let request = crew.request().await;
+    crew.say(Topic::ConsoleResponse(user("ann")), &access(&request, None)).await;
+    let (code, stdout, _) = run.await.unwrap();
+    let printed: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &printed["kind"], &printed["current-context"]), (0, &json!("Config"), &json!("bee")));
+    assert_ne!(printed["users"][0]["user"]["client-key-data"], private, "another key each time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_that_is_not_for_this_console_is_not_written() {
+    let broker = Mosquitto::start();
+    let mut crew = Scripted::start(&broker).await;
+    crew.crew().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let line = ["cluster", "kubeconfig", "-o", file.to_str().unwrap(), "--json"];
+    // sealed to another key
+    let run = console(broker.port, &line);
+    let request = crew.request().await;
+    let other = beehive::keys::Opener::from_seed(&[9; 32]).unwrap().public();
+    crew.say(Topic::ConsoleResponse(user("ann")), &access(&request, Some(other))).await;
+    let (code, stdout, stderr) = run.await.unwrap();
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &document["error"]["code"]), (1, &json!("bad-answer")), "{stderr}");
+    // not issued
+    for (status, word, exit) in [
+        (ResponseStatus::Failed, "no-api", 1),
+        (ResponseStatus::NotAuthorised, "role", 4),
+        (ResponseStatus::Refused, "no-cluster", 5),
+        (ResponseStatus::Done, "certified", 1),
+    ] {
+        let run = console(broker.port, &line);
+        let request = crew.request().await;
+        crew.answer(&request.id, status, word, None).await;
+        let (code, stdout, stderr) = run.await.unwrap();
+        assert_eq!(code, exit, "{stdout} {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -207,6 +207,7 @@ impl Hostile {
                     operation: None,
                     plan: Default::default(),
                     audit: beehive_mqtt::coordinator::AuditHead::NONE,
+                    sealed: None,
                 };
                 self.say(&Topic::ConsoleResponse(user.clone()), &response).await;
                 for id in [request.id.clone(), "forged-1".parse().unwrap()] {

@@ -58,6 +58,7 @@ async fn the_largest_message_of_the_protocol_passes() {
         operation: None,
         plan: std::iter::repeat_n(step, MAX_PLAN_STEPS).collect(),
         audit: beehive_mqtt::coordinator::AuditHead::NONE,
+        sealed: None,
     };
     assert!(
         KEYS.signed(&Topic::ConsoleResponse("u".parse().unwrap()), &response).len() > 30 * 1024,

@@ -166,7 +166,7 @@ mod tests {
                         assert_eq!(node.map_or(Target::Crew, Target::Node), target);
                     }
                     Some(Ask::Abort) | None => {}
-                    Some(Ask::Resume) => panic!("a tool resumes nothing"),
+                    Some(Ask::Resume | Ask::Kubeconfig { .. }) => panic!("a tool resumes nothing and is handed no key"),
                 }
             }
         }

@@ -21,24 +21,34 @@ pub struct SealedCredential(Text<640>);
 impl SealedCredential {
     /// Of sealed bytes. What is too long is cut, and then opens for nobody; [`MAX_SECRET_BYTES`] and what sealing adds fit.
     pub fn new(sealed: &[u8]) -> Self {
-        let mut text = heapless::String::<640>::new();
-        for byte in sealed {
-            if fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")).is_err() {
-                break;
-            }
-        }
-        Self(Text::cut(&text))
+        Self(digits(sealed))
     }
 
     /// The sealed bytes; nothing if it is no hexadecimal.
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        let digits = self.0.as_str().as_bytes();
-        if digits.len() % 2 != 0 {
-            return None;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+        bytes_of(&self.0)
     }
+}
+
+/// Bytes as hexadecimal digits; what is too long is cut.
+pub(crate) fn digits<const N: usize>(bytes: &[u8]) -> Text<N> {
+    let mut text = heapless::String::<N>::new();
+    for byte in bytes {
+        if fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")).is_err() {
+            break;
+        }
+    }
+    Text::cut(&text)
+}
+
+/// The bytes of hexadecimal digits; nothing if they are none.
+pub(crate) fn bytes_of<const N: usize>(text: &Text<N>) -> Option<Vec<u8>> {
+    let digits = text.as_str().as_bytes();
+    if digits.len() % 2 != 0 {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 impl fmt::Debug for SealedCredential {
@@ -68,21 +78,14 @@ pub struct SealContext<'a> {
 impl SealContext<'_> {
     /// Its bytes: each part preceded by its length as 32 bits, big-endian.
     pub fn bytes(&self) -> Vec<u8> {
-        let parts = [
-            self.crew.as_str(),
-            self.node.as_str(),
-            self.boot.as_str(),
-            self.cluster.as_str(),
-            self.operation.map_or("", OperationId::as_str),
-            self.command.as_str(),
-        ];
-        let mut bytes = Vec::new();
-        for part in parts {
-            // ids are short
-            bytes.extend(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-            bytes.extend(part.as_bytes());
-        }
-        bytes
+        crate::sign::lengths_before(&[
+            self.crew.as_str().as_bytes(),
+            self.node.as_str().as_bytes(),
+            self.boot.as_str().as_bytes(),
+            self.cluster.as_str().as_bytes(),
+            self.operation.map_or("", OperationId::as_str).as_bytes(),
+            self.command.as_str().as_bytes(),
+        ])
     }
 }
 

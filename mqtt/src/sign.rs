@@ -140,9 +140,29 @@ bytes!(
 );
 
 bytes!(
+    /// A public key on the curve P-256, uncompressed (SEC 1): one that a cluster's authority certifies.
+    ClientKey, 65
+);
+bytes!(
+    /// An ECDSA signature on the curve P-256 with SHA-256: two numbers of 32 bytes, big-endian.
+    ClientProof, 64
+);
+
+bytes!(
     /// The SHA-256 of a line of the coordinator's audit log.
     RecordHash, 32
 );
+
+/// The parts, each preceded by its length as 32 bits, big-endian: what is bound to them is bound to nothing that reads alike.
+pub(crate) fn lengths_before(parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        // ids and keys are short
+        bytes.extend(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(*part);
+    }
+    bytes
+}
 
 impl RecordHash {
     /// Of a line, without its end.

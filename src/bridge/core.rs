@@ -444,6 +444,7 @@ mod tests {
             operation: None,
             plan: heapless::Vec::new(),
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            sealed: None,
         };
         assert_eq!(code(&core.answered(&response)), "started");
         assert!(core.answered(&response).is_empty() && core.due_ms().is_none());

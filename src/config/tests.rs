@@ -416,7 +416,18 @@ fn the_example_is_complete_and_shows_the_defaults() {
             .collect();
         assert_eq!(Config::parse_on(&written_out.join("\n"), "example", HOST).unwrap(), config);
         // and it leaves no key out: the parser tells which there are
-        let sections = ["", "broker", "engine", "pins", "poe_hat", "button", "power", "cluster", "cluster.blockers"];
+        let sections = [
+            "",
+            "broker",
+            "engine",
+            "pins",
+            "poe_hat",
+            "button",
+            "power",
+            "cluster",
+            "cluster.blockers",
+            "cluster.drain",
+        ];
         for section in sections.iter().filter(|section| role == Role::Master || !section.starts_with("cluster")) {
             let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
             let error = parse(&format!("{header}unheard_of = 1")).unwrap_err();
@@ -466,8 +477,38 @@ fn what_keeps_work_away_is_read_and_what_is_wrong_with_it_is_named() {
         ("[cluster.blockers]\nwindows = [\"noon\"]", "a beginning and an end"),
         ("[cluster.blockers]\nnodes = [\"A\"]", "blockers.nodes in [cluster]"),
         ("[cluster.blockers]\nother = 1", "unknown key"),
+        ("[cluster.drain]\nbare_pods = \"maybe\"", "write one of \"refuse\", \"delete\""),
+        ("[cluster.drain]\nempty_dir = true", "string"),
+        ("[cluster.drain]\non_deadline = \"wait\"", "\"give-up\", \"delete\""),
+        ("[cluster.drain]\nbypass_budget_after_ms = 500", "from 1000 to 1800000"),
+        ("[cluster.drain]\ngrace_period_s = 3601", "from 1 to 3600"),
+        ("[cluster.drain]\nother = 1", "unknown key"),
     ] {
         let error = master(wrong).unwrap_err().to_string();
         assert!(error.contains(word), "{wrong}: {error}");
     }
+}
+
+#[test]
+fn how_a_node_is_drained_can_be_set() {
+    let drain = |text: &str| {
+        let text = format!("crew = \"c\"\nnode = \"m\"\nrole = \"master\"\n[cluster]\n[cluster.drain]\n{text}");
+        Config::parse(&text, "f").unwrap().drain()
+    };
+    assert_eq!(drain(""), DrainSettings::default());
+    assert_eq!(drain("bypass_budget_after_ms = 0\ngrace_period_s = 0"), DrainSettings::default());
+    let all = "bare_pods = \"delete\"\nempty_dir = \"delete\"\non_deadline = \"delete\"\nbypass_budget_after_ms = 60000\n\
+               grace_period_s = 30";
+    let expected = DrainSettings {
+        bare_pods: OnLoss::Delete,
+        empty_dir: OnLoss::Delete,
+        on_deadline: OnDeadline::Delete,
+        bypass_budget_after_ms: Some(60_000),
+        grace_period_s: Some(30),
+    };
+    assert_eq!(drain(all), expected);
+    assert_eq!(
+        drain("empty_dir = \"delete\""),
+        DrainSettings { empty_dir: OnLoss::Delete, ..DrainSettings::default() }
+    );
 }

@@ -13,9 +13,11 @@
 //! | [`progress`] | an operation's steps as they are reported |
 //! | [`mod@confirm`] | the name that is typed before something is destroyed |
 //! | [`exit`] | exit codes and errors |
+//! | `access` | a way into the cluster: keys, and what is sealed to them |
 //! | `session` | the link, the collecting, the asking |
 //! | [`upgrade`] | beehive itself to another version, one Pi after the other |
 
+mod access;
 pub mod confirm;
 mod direct;
 pub mod exit;
@@ -27,6 +29,7 @@ mod session;
 pub mod upgrade;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use beehive_mqtt::console::{ConsoleResponse, Mode, ResponseStatus};
@@ -43,7 +46,7 @@ use self::order::Order;
 use self::progress::Reporter;
 pub(crate) use self::session::trust;
 use self::session::{Heard, Session};
-use crate::cli::{Acting, ConsoleCommand, ConsoleOptions, NodeCommand};
+use crate::cli::{Acting, ClusterCommand, ConsoleCommand, ConsoleOptions, NodeCommand};
 use crate::config::TlsSwitch;
 
 /// How long an answer is waited for, in seconds: the coordinator answers within milliseconds, a master that restarts its
@@ -177,10 +180,11 @@ async fn perform(
             (None, Some((order, acting))) => console.act(&order, acting, terminal).await,
             (None, None) => console.show(&What::List).await,
         },
-        ConsoleCommand::Cluster(command) => {
-            let (order, acting) = Order::on_cluster(command, crew);
-            console.act(&order, acting, terminal).await
-        }
+        ConsoleCommand::Cluster(command) => match (command, Order::on_cluster(command, crew)) {
+            (ClusterCommand::Kubeconfig { output }, _) => console.kubeconfig(output.as_deref()).await,
+            (_, Some((order, acting))) => console.act(&order, acting, terminal).await,
+            (_, None) => console.show(&What::Status).await,
+        },
     }
 }
 
@@ -360,6 +364,54 @@ impl Console<'_> {
         let done = self.converse(&mut session, order, acting, limit).await;
         session.close().await;
         done
+    }
+
+    /// Hands out a way into the cluster.
+    async fn kubeconfig(&self, output: Option<&Path>) -> Result<ExitCode, Failure> {
+        match output {
+            Some(path) if path.symlink_metadata().is_ok() => return Err(access::there(path).into()),
+            None if std::io::stdout().is_terminal() => {
+                return Err(Trouble::new(
+                    ExitCode::Usage,
+                    "a kubeconfig holds a private key, and this is a terminal",
+                    "what is on a screen stays in its memory",
+                    "name a file: beehive cluster kubeconfig -o FILE",
+                )
+                .into());
+            }
+            Some(_) | None => {}
+        }
+        let limit = self.limit(ANSWER_S);
+        let user = self.options.user();
+        let asker = access::Asker::new(self.crew, &user)?;
+        let order = asker.order()?;
+        let mut session = self.open()?;
+        session.connect(limit).await?;
+        let response = session.ask(&order, limit).await;
+        session.close().await;
+        let response = response?;
+        if let Some(trouble) = refusal(&order, &response) {
+            return Err(trouble.into());
+        }
+        let kubeconfig = asker.open(&response)?;
+        match output {
+            None => {
+                print(&kubeconfig.text)?;
+            }
+            Some(path) => {
+                access::write(path, &kubeconfig)?;
+                if self.options.json {
+                    print_document(&json!({ "file": path, "server": kubeconfig.server, "user": user }))?;
+                } else {
+                    print(&format!(
+                        "{}: opens {} for {user}; keep it as you keep a key\n",
+                        path.display(),
+                        kubeconfig.server
+                    ))?;
+                }
+            }
+        }
+        Ok(ExitCode::Done)
     }
 
     async fn converse(

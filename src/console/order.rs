@@ -53,8 +53,8 @@ impl Order {
         Some((Self::operation(kind, Some(&on.node), on.node.as_str(), version, on.acting, title), on.acting))
     }
 
-    /// What `command` asks.
-    pub fn on_cluster(command: &ClusterCommand, crew: &CrewName) -> (Self, Acting) {
+    /// What `command` asks; nothing for what is asked with keys that are made for it.
+    pub fn on_cluster(command: &ClusterCommand, crew: &CrewName) -> Option<(Self, Acting)> {
         let none = &EngineVersion::default();
         let wanted;
         let (kind, acting, version) = match command {
@@ -69,14 +69,15 @@ impl Order {
             ClusterCommand::Shutdown(acting) => (OperationKind::Shutdown, acting, none),
             ClusterCommand::Start(acting) => (OperationKind::Start, acting, none),
             ClusterCommand::Abort(acting) => {
-                return (Self::other(Ask::Abort, "abort", Wanted::Abortion, *acting), *acting);
+                return Some((Self::other(Ask::Abort, "abort", Wanted::Abortion, *acting), *acting));
             }
             ClusterCommand::Resume(acting) => {
-                return (Self::other(Ask::Resume, "resume", Wanted::Completion, *acting), *acting);
+                return Some((Self::other(Ask::Resume, "resume", Wanted::Completion, *acting), *acting));
             }
+            ClusterCommand::Kubeconfig { .. } => return None,
         };
         let title = format!("{kind} of crew {crew}");
-        (Self::operation(kind, None, crew.as_str(), version, *acting, title), *acting)
+        Some((Self::operation(kind, None, crew.as_str(), version, *acting, title), *acting))
     }
 
     fn operation(
@@ -106,7 +107,7 @@ impl Order {
     pub fn kind(&self) -> Option<OperationKind> {
         match &self.ask {
             Ask::Operation { kind, .. } => Some(*kind),
-            Ask::Abort | Ask::Resume => None,
+            Ask::Abort | Ask::Resume | Ask::Kubeconfig { .. } => None,
         }
     }
 
@@ -218,7 +219,7 @@ mod tests {
         let crew: CrewName = "bee".parse().unwrap();
         match cli.command {
             Command::Console(ConsoleCommand::Node(command)) => Order::on_node(&command).unwrap().0,
-            Command::Console(ConsoleCommand::Cluster(command)) => Order::on_cluster(&command, &crew).0,
+            Command::Console(ConsoleCommand::Cluster(command)) => Order::on_cluster(&command, &crew).unwrap().0,
             other => panic!("{other:?}"),
         }
     }

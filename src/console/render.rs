@@ -690,6 +690,7 @@ STEP  STAGE  WHAT      NODE
             operation: Some("op-1".parse().unwrap()),
             plan: Default::default(),
             audit: beehive_mqtt::coordinator::AuditHead::NONE,
+            sealed: None,
         };
         response.plan.push(PlanStep { step: StepKind::Snapshot, node: name("pi-1"), stage: 1 }).unwrap();
         let hands = [name("pi-1")];

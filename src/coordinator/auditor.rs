@@ -152,6 +152,8 @@ fn words(request: &ConsoleRequest) -> String {
         }
         Ask::Abort => "abort".to_owned(),
         Ask::Resume => "resume".to_owned(),
+        // whose keys, and what came of them, is nobody's to read here
+        Ask::Kubeconfig { .. } => "kubeconfig".to_owned(),
     };
     match request.mode {
         Mode::Execute => {}
@@ -202,6 +204,7 @@ mod tests {
             operation: None,
             plan: Default::default(),
             audit: Head::NONE,
+            sealed: None,
         };
         for _ in 0..3 {
             auditor.asked(&user, asker, &request);

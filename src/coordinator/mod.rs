@@ -2,6 +2,7 @@
 //! and its actions are performed here, in order. It runs on the master beside the agent, with a link of its own, and may
 //! start, die and come back at any time: everything it needs is in its record.
 
+mod access;
 mod auditor;
 mod outside;
 
@@ -14,7 +15,7 @@ use crate::store::Store;
 use auditor::Auditor;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{
-    Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
+    Action, CERTIFY_MS, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
 };
 use beehive_cluster::kube::{KubeError, KubeWork};
 use beehive_mqtt::Signer;
@@ -23,7 +24,9 @@ use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, R
 use beehive_mqtt::coordinator::OperationKind;
 use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, Connection, NodeRequest, NodeState, Presence};
-use beehive_mqtt::{DecodeError, NodeName, Payload, ProtocolVersion, RequestId, SpokenVersion, Text, Topic, UserName};
+use beehive_mqtt::{
+    DecodeError, KeyId, NodeName, Payload, ProtocolVersion, RequestId, SpokenVersion, Text, Topic, UserName,
+};
 pub use outside::Outside;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -41,6 +44,9 @@ const OUTCOMES: usize = 64;
 /// How often a coordinator that the manifest does not name looks whether it does now. It is off the wire meanwhile, so no
 /// message wakes it; a grant is a person's deed, for which a second is soon.
 const GRANT_AGAIN: Duration = Duration::from_secs(1);
+
+/// So much earlier than the core takes a request for a certificate up anew, the present one is given up.
+const CERTIFY_MARGIN_MS: u64 = 5_000;
 
 /// The wait before a store that failed is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -222,7 +228,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
                 Some(event) => task.link_event(event),
                 None => return Ok(End::Stopped),
             },
-            Some(event) = outcomes_in.recv() => task.step(event),
+            Some(event) = outcomes_in.recv() => task.ended(event),
             Ok(()) = view.changed() => {
                 let seen = view.borrow_and_update().clone();
                 task.step(Event::Kube(seen));
@@ -262,6 +268,7 @@ fn may(role: UserRole, request: &ConsoleRequest) -> May {
             | OperationKind::NodeReset => May::Not("is a bridge, and may ask for nothing that makes or destroys"),
         },
         (UserRole::Bridge, Ask::Abort, _) => May::Ask,
+        (UserRole::Bridge, Ask::Kubeconfig { .. }, _) => May::Not("is a bridge, and is given no way into the cluster"),
         (UserRole::Bridge, Ask::Resume, _) => May::Not("is a bridge, and may not resume what it does not know"),
     }
 }
@@ -326,6 +333,7 @@ impl Task {
                 Action::Kube { token, work, deadline_ms } => self.ask_kubernetes(token, work, deadline_ms),
                 Action::Look { token, node } => self.look(token, node),
                 Action::SwitchOn { token, node } => self.switch_on(token, node),
+                Action::Certify { user, key, request } => self.certify(user, key, request),
                 Action::NewSession => match new_nonce() {
                     Ok(nonce) => renewal = Some(Event::Session(nonce)),
                     // it goes on in the present one; when that is full, requests are answered with `busy`
@@ -407,6 +415,35 @@ impl Task {
             // fails only when the coordinator has ended
             let _ = outcomes.send(Event::Switched { token, outcome }).await;
         });
+    }
+
+    /// Lets the cluster certify an operator's key, and seals what came of it.
+    fn certify(&self, user: UserName, key: KeyId, request: Box<ConsoleRequest>) {
+        let (kubernetes, outcomes, crew) =
+            (Arc::clone(&self.kubernetes), self.outcomes.clone(), self.link.crew().clone());
+        tokio::spawn(async move {
+            let limit = Duration::from_millis(CERTIFY_MS.saturating_sub(CERTIFY_MARGIN_MS));
+            let issued = tokio::time::timeout(limit, access::issue(kubernetes.as_ref(), &crew, &user, &request)).await;
+            let outcome = match issued {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let reason = Text::cut("the API server issued no certificate in time");
+                    Err(KubeError { code: "timed-out", reason })
+                }
+            };
+            // fails only when the coordinator has ended
+            let _ = outcomes.send(Event::Certified { user, key, request, outcome }).await;
+        });
+    }
+
+    /// Something ended that was begun here.
+    fn ended(&mut self, event: Event) {
+        if let Event::Certified { user, key, request, .. } = &event {
+            // answered in this step
+            self.audit.asked(user, *key, request);
+            self.asked_in = request.since();
+        }
+        self.step(event);
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -548,6 +585,7 @@ impl Task {
             operation: None,
             plan: heapless::Vec::new(),
             audit: self.audit.head(),
+            sealed: None,
         };
         tracing::warn!(%user, "a request was refused: the user {why}");
         self.respond(user, &response);
@@ -569,7 +607,29 @@ impl Task {
             operation: None,
             plan: heapless::Vec::new(),
             audit: self.audit.head(),
+            sealed: None,
         };
         self.respond(user, &response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use beehive_mqtt::sign::{ClientKey, ClientProof, SealKey};
+
+    #[test]
+    fn only_operators_are_given_a_way_into_the_cluster() {
+        let ask = Ask::Kubeconfig { seal: SealKey([1; 32]), client: ClientKey([2; 65]), proof: ClientProof([3; 64]) };
+        let asked =
+            |mode| ConsoleRequest { id: "r-1".parse().unwrap(), nonce: "c-1".parse().unwrap(), mode, ask: ask.clone() };
+        let allowed = |role, mode| matches!(may(role, &asked(mode)), May::Ask);
+        assert!(allowed(UserRole::Operator, Mode::Execute));
+        assert!(!allowed(UserRole::ReadOnly, Mode::Execute));
+        for mode in [Mode::Execute, Mode::DryRun] {
+            assert!(!allowed(UserRole::Bridge, mode), "{mode:?}");
+        }
     }
 }

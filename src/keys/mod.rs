@@ -8,10 +8,12 @@
 //!
 //! A secret is overwritten when it is dropped, is shown by no `Debug`, and goes into files of mode 0600 alone.
 
+mod certify;
 mod identity;
 mod keyring;
 mod seal;
 
+pub use certify::{CertifyError, OPERATORS, OperatorKey, certification_request};
 pub use identity::{FILE, Identity, IdentityError, crew_key};
 pub use keyring::{Changed, Keyring, KeyringError, RECORD, Standing};
 pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};

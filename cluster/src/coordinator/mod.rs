@@ -18,6 +18,7 @@
 //! - on rebuild the master is reset last and initialised first; on shutdown the master goes last;
 //! - nobody is sent what it cannot read: a node that was not heard yet counts as one that speaks the version before.
 
+mod access;
 mod drive;
 mod look;
 mod mend;
@@ -26,6 +27,7 @@ mod report;
 mod requests;
 mod versions;
 
+pub use access::{CERTIFY_MS, CERTIFYING, SEALED};
 pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, SWITCH_AGAIN_MS, limit_ms};
 pub use look::{LOOK_AGAIN_MS, LOOK_FRESH_MS, LOOK_MS};
 pub use record::{
@@ -41,7 +43,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Command, VerbName};
-use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse};
+use beehive_mqtt::console::{ConsoleRequest, ConsoleResponse, SealedAccess};
 use beehive_mqtt::coordinator::{
     CoordinatorEvent, CoordinatorEventKind, CoordinatorState, OperationNode, OperationPhase, OperationSummary, Session,
     StepState,
@@ -198,6 +200,17 @@ pub enum Event {
         /// Whether it has taken that, or why not.
         outcome: Result<(), Text<120>>,
     },
+    /// A certificate was issued and sealed to who asked for it, or could not be.
+    Certified {
+        /// Who asked, as [`Action::Certify`] said.
+        user: UserName,
+        /// The key that signed the request.
+        key: KeyId,
+        /// The request.
+        request: Box<ConsoleRequest>,
+        /// What is sealed, or why there is nothing.
+        outcome: Result<SealedAccess, KubeError>,
+    },
     /// [`Action::Store`] failed; what came after it was not done. Answers with no actions: with the next event it is stored
     /// again, and what must not be lost follows then.
     StoreFailed,
@@ -251,6 +264,18 @@ pub enum Action {
         token: u64,
         /// Which.
         node: NodeName,
+    },
+    /// Let the cluster's authority certify the key that is named in a request ([`Ask::Kubeconfig`]), and seal what opens the
+    /// cluster to the key that is named there; end with [`Event::Certified`]. Done twice it costs a certificate.
+    ///
+    /// [`Ask::Kubeconfig`]: beehive_mqtt::console::Ask::Kubeconfig
+    Certify {
+        /// Who asks: for whom the certificate is.
+        user: UserName,
+        /// The key that signed the request.
+        key: KeyId,
+        /// The request.
+        request: Box<ConsoleRequest>,
     },
     /// Make a new session and say so with [`Event::Session`].
     NewSession,
@@ -335,6 +360,7 @@ pub struct Coordinator {
     mending: BTreeMap<NodeName, mend::Mending>,
     kube_owners: BTreeMap<u64, KubeOwner>,
     looks: BTreeMap<NodeName, look::Look>,
+    accesses: access::Accesses,
     next_token: u64,
     nonce: Nonce,
     renewal: Renewal,
@@ -381,6 +407,7 @@ impl Coordinator {
             mending: BTreeMap::new(),
             kube_owners: BTreeMap::new(),
             looks: BTreeMap::new(),
+            accesses: access::Accesses::default(),
             next_token: 1,
             told: report::Told::default(),
             due: None,
@@ -470,6 +497,7 @@ impl Coordinator {
             Event::KubeEnded { token, outcome } => self.on_kube_ended(now, token, outcome),
             Event::Looked { token, facts } => self.looked(now, token, &facts),
             Event::Switched { token, outcome } => self.switched(now, token, outcome),
+            Event::Certified { user, key, request, outcome } => self.certified(now, &user, key, &request, outcome),
             Event::StoreFailed => {
                 // stored with the next step, before anything else; nothing is done until then
                 let held = core::mem::take(&mut self.behind);
@@ -478,6 +506,7 @@ impl Coordinator {
                 // it may have been among what was dropped
                 self.renewal = Renewal::No;
                 self.looks.clear();
+                self.accesses.forget_asked();
                 return Vec::new();
             }
             Event::Tick => {}
@@ -804,7 +833,7 @@ fn worth_holding(actions: &[Action]) -> Vec<Action> {
         let kept = match action {
             Action::Kube { .. } | Action::Clear(_) => true,
             // asked for again by whoever needs it
-            Action::NewSession | Action::Look { .. } | Action::SwitchOn { .. } => false,
+            Action::NewSession | Action::Look { .. } | Action::SwitchOn { .. } | Action::Certify { .. } => false,
             Action::Operation(_) | Action::OperationNode(_) => !replaced(index, action),
             Action::Tell(_) => {
                 events -= 1;

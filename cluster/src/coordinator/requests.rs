@@ -12,7 +12,9 @@ use crate::{Destruction, Instant};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, Verb};
-use beehive_mqtt::console::{Ask, ConsoleRequest, ConsoleResponse, Force, Mode, PlanStep, ResponseStatus};
+use beehive_mqtt::console::{
+    Ask, ConsoleRequest, ConsoleResponse, Force, Mode, PlanStep, ResponseStatus, SealedAccess,
+};
 use beehive_mqtt::coordinator::{AuditHead, CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
 use beehive_mqtt::node::{EngineRun, NodeRequest, Want};
 use beehive_mqtt::{KeyId, NodeName, OperationId, RequestId, Text, UserName};
@@ -27,15 +29,16 @@ const WARM_UP_MS: u64 = 5_000;
 /// An answer under construction.
 pub(super) struct Reply {
     status: ResponseStatus,
-    code: &'static str,
+    pub(super) code: &'static str,
     text: Text<240>,
     operation: Option<OperationId>,
     plan: Vec<PlannedStep>,
+    pub(super) sealed: Option<SealedAccess>,
 }
 
 impl Reply {
-    fn new(status: ResponseStatus, code: &'static str, text: core::fmt::Arguments<'_>) -> Self {
-        Self { status, code, text: Text::format(text), operation: None, plan: Vec::new() }
+    pub(super) fn new(status: ResponseStatus, code: &'static str, text: core::fmt::Arguments<'_>) -> Self {
+        Self { status, code, text: Text::format(text), operation: None, plan: Vec::new(), sealed: None }
     }
 
     pub(super) fn refused(code: &'static str, text: core::fmt::Arguments<'_>) -> Self {
@@ -84,6 +87,7 @@ impl Coordinator {
                 text: answered.text.clone(),
                 operation: answered.operation.clone(),
                 plan: Vec::new(),
+                sealed: self.accesses.of(key, &request.id),
             };
             let code = answered.code.clone();
             self.respond(user, &request.id, reply, code);
@@ -126,7 +130,23 @@ impl Coordinator {
             }
             Ask::Abort => self.abort(request.mode),
             Ask::Resume => self.resume(now, request.mode),
+            Ask::Kubeconfig { .. } => match self.certify(now, user, key, &request) {
+                Some(reply) => reply,
+                None => return,
+            },
         };
+        self.close_request(now, user, key, &request, reply);
+    }
+
+    /// Remembers the answer, so that a repeat begins nothing, and gives it.
+    pub(super) fn close_request(
+        &mut self,
+        now: Instant,
+        user: &UserName,
+        key: KeyId,
+        request: &ConsoleRequest,
+        reply: Reply,
+    ) {
         if reply.status == ResponseStatus::Refused {
             let detail = Text::format(format_args!("{user}: {} ({})", reply.text, reply.code));
             self.tell(now, CoordinatorEventKind::Refused, reply.operation.as_ref(), None, detail);
@@ -138,7 +158,7 @@ impl Coordinator {
                 id: request.id.clone(),
                 key,
                 session: self.record.session,
-                digest,
+                digest: request.digest(),
                 status: reply.status,
                 code: code.clone(),
                 text: reply.text.clone(),
@@ -176,7 +196,7 @@ impl Coordinator {
         }
     }
 
-    fn respond(&mut self, user: &UserName, id: &RequestId, reply: Reply, code: Text<48>) {
+    pub(super) fn respond(&mut self, user: &UserName, id: &RequestId, reply: Reply, code: Text<48>) {
         let mut plan = heapless::Vec::new();
         for step in reply.plan {
             // the plans keep below this bound
@@ -191,6 +211,7 @@ impl Coordinator {
             plan,
             // the log is the caller's
             audit: AuditHead::NONE,
+            sealed: reply.sealed,
         };
         self.out.push(Action::Respond { user: user.clone(), response: Box::new(response) });
     }

@@ -7,7 +7,7 @@
 use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::command::{Answer, Command, MAX_SECRET_BYTES, SealedCredential, Verb, VerbName};
 use beehive_mqtt::console::{
-    Ask, ConsoleRequest, ConsoleResponse, Force, MAX_PLAN_STEPS, Mode, PlanStep, ResponseStatus,
+    Ask, ConsoleRequest, ConsoleResponse, Force, MAX_PLAN_STEPS, Mode, PlanStep, ResponseStatus, SealedAccess,
 };
 use beehive_mqtt::coordinator::{
     AuditHead, ClusterPhase, CoordinatorEvent, CoordinatorEventKind, CoordinatorState, Failure, MAX_FAILURES,
@@ -21,7 +21,7 @@ use beehive_mqtt::node::{
     NodeEventKind, NodeInfo, NodeRequest, NodeState, Part, PartStatus, PowerGoal, PowerPhase, Presence, Refused, Role,
     Running, ShutdownOutcome, Telemetry, Throttling, Want,
 };
-use beehive_mqtt::sign::{PublicKey, RecordHash, SealKey, Signature, Signer};
+use beehive_mqtt::sign::{ClientKey, ClientProof, PublicKey, RecordHash, SealKey, Signature, Signer};
 use beehive_mqtt::{
     CrewName, DecodeError, KeyId, MAX_NODES, Manifest, Payload, ProtocolVersion, SpokenVersion, Text, Topic, decode,
     encode_in,
@@ -425,7 +425,18 @@ pub fn console_response(fill: Fill, status: ResponseStatus) -> ConsoleResponse {
         operation: maybe(fill, operation(fill)),
         plan: plan.into_iter().collect(),
         audit: head(fill),
+        sealed: None,
     }
+}
+
+/// An answer with what opens the cluster.
+fn console_access(fill: Fill) -> ConsoleResponse {
+    let sealed = match fill {
+        Least => SealedAccess::new(&[]),
+        Usual => SealedAccess::new(&[0xa5; 100]),
+        Most => SealedAccess::new(&[0xff; 4_096]),
+    };
+    ConsoleResponse { sealed: Some(sealed), plan: Default::default(), ..console_response(fill, ResponseStatus::Done) }
 }
 
 // ---- every word of every enumeration; the matches make a new variant a compile error
@@ -590,6 +601,16 @@ pub fn all() -> Vec<Sample> {
         all.push(sample(&format!("operation-{size}"), fill, topic(), console_request(fill, Mode::DryRun, operation)));
         all.push(sample(&format!("abort-{size}"), fill, topic(), console_request(fill, Mode::Execute, Ask::Abort)));
         all.push(sample(&format!("resume-{size}"), fill, topic(), console_request(fill, Mode::Execute, Ask::Resume)));
+        let byte = if fill == Most { 0xff } else { 0x5a };
+        let kubeconfig = Ask::Kubeconfig {
+            seal: SealKey([byte; 32]),
+            client: ClientKey([byte; 65]),
+            proof: ClientProof([byte; 64]),
+        };
+        let kubeconfig = console_request(fill, Mode::Execute, kubeconfig);
+        all.push(sample(&format!("kubeconfig-{size}"), fill, topic(), kubeconfig));
+        let topic_of_answer = Topic::ConsoleResponse(user.clone());
+        all.push(sample(&format!("kubeconfig-{size}"), fill, topic_of_answer, console_access(fill)));
         for verb in [
             DirectVerb::Identify { seconds: if fill == Most { u16::MAX } else { 30 } },
             DirectVerb::Reboot,

@@ -307,6 +307,7 @@ impl World {
                 | coordinator::Action::Tell(_)
                 | coordinator::Action::Look { .. }
                 | coordinator::Action::SwitchOn { .. }
+                | coordinator::Action::Certify { .. }
                 | coordinator::Action::NewSession => {}
             }
         }

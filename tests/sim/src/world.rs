@@ -976,6 +976,7 @@ impl World {
                     let after = self.random.between(10, 3_000);
                     self.later(after, Happening::Switches(self.life, token, node));
                 }
+                coordinator::Action::Certify { .. } => unreachable!("nobody here asks for a certificate"),
                 coordinator::Action::NewSession => {
                     self.note(|| "the coordinator's session is renewed".into());
                     self.renewed += 1;
@@ -1416,6 +1417,7 @@ impl World {
             operation: None,
             plan: Default::default(),
             audit: AuditHead::NONE,
+            sealed: None,
         };
         self.responses.insert(request.id.clone(), response);
     }
