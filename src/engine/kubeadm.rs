@@ -605,8 +605,9 @@ impl Distribution for Kubeadm {
         async move {
             // a Pi whose packages were removed has no such unit
             site.run(call(sweep::SYSTEMCTL, ["disable", "--now", UNIT]).within(SHORT)).await?;
-            self.reset_by_tool(site).await?;
+            // before kubeadm's own reset: that one empties the kubelet's folder even where a volume could not be unmounted
             self.end_pods(site).await?;
+            self.reset_by_tool(site).await?;
             if site.has_tool(CRICTL) && is_active(site, RUNTIME).await? {
                 let endpoint = format!("unix://{SOCKET}");
                 let words = ["--runtime-endpoint", &endpoint, "rmp", "--all", "--force"];

@@ -62,6 +62,8 @@ pub(super) struct World {
     pub(super) rules: BTreeMap<&'static str, String>,
     pub(super) ipvs: bool,
     pub(super) mounts: Vec<String>,
+    /// Mounts that cannot be unmounted, not even lazily.
+    pub(super) busy: BTreeSet<String>,
     pub(super) processes: BTreeMap<u32, (u32, String)>,
     pub(super) swap: bool,
     pub(super) modules: BTreeSet<String>,
@@ -116,7 +118,8 @@ pub(super) fn text_of(bytes: &[u8]) -> String {
 impl Pi {
     /// A Pi with an empty card, programs of the system, and k3s' and kubeadm's releases among the artefacts.
     pub(super) fn new() -> Arc<Self> {
-        let dir = TempDir::new().unwrap();
+        // in memory where there is such a folder: what is written is synced each time
+        let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let world = World {
             tokens: BTreeSet::from([format!("{TOKEN_ID}.{TOKEN_SECRET}")]),
             pem_sha256: "a".repeat(64),
@@ -1050,6 +1053,7 @@ impl Pi {
             }
             ["netns", "delete", name] => {
                 world.namespaces.remove(*name);
+                world.mounts.retain(|mount| *mount != format!("/run/netns/{name}"));
                 drop(world);
                 self.gone(&format!("/run/netns/{name}"));
                 said("")
@@ -1067,6 +1071,9 @@ impl Pi {
         let path = format!("/{}", Path::new(path).strip_prefix(self.dir.path()).unwrap().display());
         let mut world = self.world.lock().unwrap();
         let before = world.mounts.len();
+        if world.busy.contains(&path) {
+            return failed("target is busy");
+        }
         world.mounts.retain(|mount| *mount != path);
         if world.mounts.len() < before { said("") } else { failed("not mounted") }
     }
