@@ -530,27 +530,38 @@ impl Site {
 
     /// Runs a program to its end, whatever that is.
     pub(super) async fn run(&self, call: ToolCall) -> Result<Ran, Failure> {
-        let program = call.program;
+        let tool = self.tools.run(call).await;
+        tool.map_err(|error| self.not_run(&error))
+    }
+
+    /// As [`Self::run`]; none where the program was ended at its deadline.
+    pub(super) async fn run_in_time(&self, call: ToolCall) -> Result<Option<Ran>, Failure> {
         match self.tools.run(call).await {
-            Ok(ran) => Ok(ran),
-            Err(ToolError::Missing { .. }) => Err(Failure::new(
-                "no-tool",
-                format!("{program} is not installed on this Pi; install it, or put its package with the artefacts"),
-            )),
-            Err(ToolError::NotStarted { why, .. }) => {
-                Err(Failure::new("no-tool", format!("{program} could not be started: {}", self.bare(&why))))
+            Ok(ran) => Ok(Some(ran)),
+            Err(ToolError::Deadline { .. }) => Ok(None),
+            Err(error @ (ToolError::Missing { .. } | ToolError::NotStarted { .. })) => Err(self.not_run(&error)),
+        }
+    }
+
+    /// What it means that a program came to no end of its own.
+    fn not_run(&self, error: &ToolError) -> Failure {
+        match error {
+            ToolError::Missing { program } => {
+                let hint = "install it, or put its package with the artefacts";
+                Failure::new("no-tool", format!("{program} is not installed on this Pi; {hint}"))
             }
-            Err(ToolError::Deadline { deadline, last, .. }) => {
-                let last = self.bare(&last);
-                tracing::warn!(program, seconds = deadline.as_secs(), said = %last, "a program was ended at its deadline");
+            ToolError::NotStarted { program, why } => {
+                Failure::new("no-tool", format!("{program} could not be started: {}", self.bare(why)))
+            }
+            ToolError::Deadline { program, deadline, last } => {
+                let (last, seconds) = (self.bare(last), deadline.as_secs());
+                tracing::warn!(program, seconds, said = %last, "a program was ended at its deadline");
                 let (code, advice) = diagnose(&last).unwrap_or(("tool-deadline", "it was ended"));
-                let reason = format!(
-                    "{} took more than {} s: {advice}; it said: {}",
-                    short(program),
-                    deadline.as_secs(),
-                    end_of(&last)
-                );
-                Err(Failure::new(code, reason))
+                let program = short(program);
+                Failure::new(
+                    code,
+                    format!("{program} took more than {seconds} s: {advice}; it said: {}", end_of(&last)),
+                )
             }
         }
     }

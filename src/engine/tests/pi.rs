@@ -714,6 +714,9 @@ impl Pi {
             }
             "enable" if is_known => {
                 self.world.lock().unwrap().enabled.insert(unit.to_owned());
+                if unit != "containerd.service" {
+                    self.put(&format!("/etc/systemd/system/multi-user.target.wants/{unit}"), "a link");
+                }
                 if flags.contains(&"--now") {
                     self.start_unit(unit);
                 }
@@ -721,6 +724,7 @@ impl Pi {
             }
             "disable" => {
                 self.world.lock().unwrap().enabled.remove(unit);
+                self.gone(&format!("/etc/systemd/system/multi-user.target.wants/{unit}"));
                 if flags.contains(&"--now") {
                     self.world.lock().unwrap().active.remove(unit);
                 }
@@ -1040,6 +1044,9 @@ impl Pi {
                 } else {
                     failed("Cannot find device")
                 }
+            }
+            ["-brief", "link", "show"] => {
+                said(&world.links.keys().map(|name| format!("{name}  UP  aa:bb <UP>\n")).collect::<String>())
             }
             ["-brief", "link", "show", "master", master] => {
                 if !world.links.contains_key(*master) {
