@@ -874,3 +874,89 @@ pub(super) async fn address(site: &Site) -> Result<Option<IpAddr>, Failure> {
         Failure::new("no-address", format!("{interface} has no address; check interface in [engine], and the cable"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Ground;
+    use crate::engine::tests::Nothing;
+    use crate::engine::token::BootstrapToken;
+    use std::sync::Arc;
+
+    fn site(settings: &str) -> (tempfile::TempDir, Site) {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir_all(dir.path().join("var/lib")).unwrap();
+        let text = format!("crew = \"c\"\nnode = \"c-007\"\nrole = \"node\"\n[engine]\nkind = \"kubeadm\"\n{settings}");
+        let config = Config::parse_on(&text, "b", "c-007").unwrap();
+        let site = Site::new(&config, Ground::below(dir.path(), Arc::new(Nothing))).unwrap();
+        (dir, site)
+    }
+
+    fn entry() -> Entry {
+        let token = BootstrapToken {
+            id: "abc123".into(),
+            secret: Zeroizing::new("0123456789abcdef".into()),
+            authority_pem_sha256: "a".repeat(64),
+            authority_key_sha256: "b".repeat(64),
+        };
+        Entry { server: "10.0.0.1:6443".into(), token }
+    }
+
+    /// kubernetes.io, "kubeadm Configuration": which version of the format has what, and where.
+    #[test]
+    fn each_kubeadm_gets_the_format_that_it_reads() {
+        let (_dir, site) =
+            site("kubelet_args = [\"max-pods=40\"]\nlabels = [\"a=b\", \"c=d\"]\ntaints = [\"x=y:NoExecute\"]");
+        for (version, api) in [
+            ("v1.14.9", "v1beta1"),
+            ("v1.15.0", "v1beta2"),
+            ("v1.21.9", "v1beta2"),
+            ("v1.22.0", "v1beta3"),
+            ("v1.30.4", "v1beta3"),
+            ("v1.31.0", "v1beta4"),
+        ] {
+            let text = Kubeadm.join_config(&site, version, &entry(), Some("10.0.0.7".parse().unwrap())).unwrap();
+            let join: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(join["apiVersion"], format!("kubeadm.k8s.io/{api}"));
+            assert_eq!(join["discovery"]["bootstrapToken"]["token"], "abc123.0123456789abcdef");
+            assert_eq!(join["discovery"]["bootstrapToken"]["caCertHashes"][0], format!("sha256:{}", "b".repeat(64)));
+            let node = &join["nodeRegistration"];
+            assert_eq!(node["taints"][0], json!({"key": "x", "value": "y", "effect": "NoExecute"}));
+            if api == "v1beta4" {
+                assert_eq!(join["timeouts"]["discovery"], DISCOVERY);
+                assert_eq!(node["kubeletExtraArgs"][2], json!({"name": "node-labels", "value": "a=b,c=d"}));
+            } else {
+                assert_eq!(join["discovery"]["timeout"], DISCOVERY);
+                let flags = json!({"max-pods": "40", "node-ip": "10.0.0.7", "node-labels": "a=b,c=d"});
+                assert_eq!(node["kubeletExtraArgs"], flags);
+            }
+            let new = version > "v1.24";
+            assert_eq!(node["criSocket"].as_str().unwrap().starts_with("unix://"), new, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_control_plane_without_taints_keeps_kubeadms_own() {
+        let (_dir, site) = site("tls_sans = [\"crew.local\"]\nservice_cidr = \"10.51.0.0/16\"");
+        let text = Kubeadm.init_config(&site, "v1.26.15", None).unwrap();
+        let parts: Vec<Value> = text.split("\n---\n").map(|part| serde_json::from_str(part).unwrap()).collect();
+        assert!(parts[0]["nodeRegistration"].get("taints").is_none());
+        assert!(parts[0].get("localAPIEndpoint").is_none());
+        assert_eq!(parts[1]["networking"], json!({"podSubnet": POD_CIDR, "serviceSubnet": "10.51.0.0/16"}));
+        assert_eq!(parts[1]["apiServer"]["certSANs"][0], "crew.local");
+        assert_eq!(parts[2]["cgroupDriver"], "systemd");
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |text| Version::parse(text).unwrap();
+        assert!(version("v1.9.11") < version("v1.26.15") && version("1.26.2") < version("v1.26.15"));
+        assert_eq!(version("v1.26.15-1.1"), version("v1.26.15"));
+        for bad in ["", "v1", "v1.x.3", "latest"] {
+            assert_eq!(Version::parse(bad).unwrap_err().code, "bad-version");
+        }
+    }
+}

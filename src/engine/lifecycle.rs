@@ -841,3 +841,27 @@ impl Site {
 pub(super) fn snapshots_dir() -> String {
     format!("{STATE_DIR}/snapshots")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_a_host_or_an_address_with_or_without_its_port() {
+        for (given, server) in [
+            ("10.0.0.1", "10.0.0.1:6443"),
+            ("10.0.0.1:16443", "10.0.0.1:16443"),
+            ("c-001.local", "c-001.local:6443"),
+            ("fd00::1", "[fd00::1]:6443"),
+            ("[fd00::1]:7", "[fd00::1]:7"),
+        ] {
+            assert_eq!(api_server(given).as_deref(), Some(server));
+        }
+        for bad in ["", ":6443", "a b", "a:0", "a:70000", "a:b", "https://a", "[a]:1", "a/b", "-a", "a\n", "a@b", "a,b"]
+        {
+            assert_eq!(api_server(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -11,9 +11,11 @@ use std::time::Duration;
 use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::Text;
 use beehive_mqtt::node::{EngineRun, EngineState};
+use futures_util::future::BoxFuture;
 
 use self::pi::{Fault, Pi, SERVER, TOKEN_ID, TOKEN_SECRET};
 use super::site::Arch;
+use super::tool::{Ran, ToolCall, ToolError, Tools};
 use super::{Engine, EngineDone, EngineError, EngineWork, Half};
 use crate::config::Config;
 
@@ -65,6 +67,19 @@ impl Case {
             ("k3s", _) => "k3s-agent.service",
             _ => "kubelet.service",
         }
+    }
+}
+
+/// No programs at all.
+pub(super) struct Nothing;
+
+impl Tools for Nothing {
+    fn run(&self, call: ToolCall) -> BoxFuture<'static, Result<Ran, ToolError>> {
+        Box::pin(std::future::ready(Err(ToolError::Missing { program: call.program })))
+    }
+
+    fn has(&self, _: &'static str) -> bool {
+        false
     }
 }
 
@@ -772,7 +787,8 @@ async fn a_control_plane_skips_no_minor_version() {
         let engine = open(&pi, case);
         engine.perform(case.enter(&pi)).await.unwrap();
         let error = engine.perform(EngineWork::Upgrade { version: Text::cut(far) }).await.unwrap_err();
-        assert_eq!(error.code, "version-skew", "{error}");
+        assert_eq!((error.code, error.half), ("version-skew", Half::Clean), "{error}");
+        assert_eq!(engine.perform(EngineWork::Snapshot).await.unwrap().code, "done", "nothing hangs on it");
         assert!(pi.world.lock().unwrap().active.contains(case.unit()));
     }
 }
@@ -936,4 +952,87 @@ async fn a_half_done_reset_tool_does_not_keep_a_node_from_its_reset() {
     engine.perform(EngineWork::Reset).await.unwrap();
     let left: Vec<String> = residue(&pi).difference(&before).cloned().collect();
     assert_eq!(left, Vec::<String>::new());
+}
+
+/// Each program in turn is ended at its deadline: the step says which and after how long, or goes on without it; and a unit
+/// that does not stop is killed.
+#[tokio::test(start_paused = true)]
+async fn a_program_that_takes_too_long_is_named_and_a_unit_that_does_not_stop_is_killed() {
+    for case in ALL {
+        let mut at = 0;
+        let mut late = 0;
+        loop {
+            let pi = Pi::new();
+            let before = residue(&pi);
+            let engine = open(&pi, case);
+            pi.fault(at, Fault::Late);
+            let done = engine.perform(case.enter(&pi)).await;
+            let struck = pi.struck();
+            pi.calm();
+            if !struck {
+                break;
+            }
+            if let Err(error) = done {
+                late += usize::from(error.reason.contains(" took more than ") && error.code == "tool-deadline");
+                pi.world.lock().unwrap().members.clear();
+            }
+            engine.perform(EngineWork::Reset).await.unwrap();
+            assert_eq!(residue(&pi), before, "{case:?} at {at}");
+            at += 1;
+        }
+        assert!(late > 3, "{case:?}: {late}");
+
+        let (pi, engine) = member(case).await;
+        pi.forget_calls();
+        // is-active, then stop
+        pi.fault(1, Fault::Late);
+        engine.perform(EngineWork::Stop).await.unwrap();
+        let unit = case.unit();
+        let lines = pi.lines();
+        assert_eq!(
+            lines[1..4],
+            [
+                format!("/usr/bin/systemctl stop {unit}"),
+                format!("/usr/bin/systemctl kill --signal=SIGKILL {unit}"),
+                format!("/usr/bin/systemctl stop {unit}")
+            ]
+        );
+        assert!(pi.world.lock().unwrap().processes.is_empty());
+    }
+}
+
+/// The token is dead after its use; an agent of k3s shows its own certificate then.
+#[tokio::test(start_paused = true)]
+async fn a_member_starts_again_when_its_token_is_long_dead() {
+    for case in WORKERS {
+        let (pi, engine) = member(case).await;
+        pi.world.lock().unwrap().tokens.clear();
+        engine.perform(EngineWork::Stop).await.unwrap();
+        engine.perform(EngineWork::Start).await.unwrap();
+        pi.boot();
+        assert!(pi.world.lock().unwrap().active.contains(case.unit()), "{case:?}");
+        // but whoever left needs a new one
+        engine.perform(EngineWork::Reset).await.unwrap();
+        pi.world.lock().unwrap().members.clear();
+        let error = engine.perform(case.enter(&pi)).await.unwrap_err();
+        assert_eq!(error.code, "bad-credential", "{error}");
+    }
+}
+
+/// What is ours in a join and a leave is bounded in calls of programs: each costs some ten milliseconds on a Pi.
+#[tokio::test(start_paused = true)]
+async fn a_join_and_a_leave_make_few_calls() {
+    for case in ALL {
+        let pi = Pi::new();
+        let engine = open(&pi, case);
+        let begin = tokio::time::Instant::now();
+        engine.perform(case.enter(&pi)).await.unwrap();
+        let join = pi.calls().len();
+        pi.forget_calls();
+        engine.perform(EngineWork::Reset).await.unwrap();
+        let leave = pi.calls().len();
+        let waited = begin.elapsed();
+        println!("{case:?}: {join} calls to join, {leave} to leave, {waited:?} waited");
+        assert!(join <= 30 && leave <= 45 && waited < Duration::from_secs(1), "{case:?}: {join} {leave} {waited:?}");
+    }
 }

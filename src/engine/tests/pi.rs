@@ -46,6 +46,8 @@ pub(super) enum Fault {
     Fails,
     /// The program never ends, and changed nothing.
     Hangs,
+    /// The program is ended at its deadline, and changed nothing. A file is not written.
+    Late,
     /// The power goes, or the process is killed, before it happened.
     CutBefore,
     /// The same after it happened: nobody heard of it.
@@ -107,6 +109,7 @@ enum Verdict {
     Go,
     Fail,
     Hang,
+    Late,
     Dead,
     GoThenDie,
 }
@@ -383,6 +386,7 @@ impl Pi {
             Some((at, fault)) if at == action => match fault {
                 Fault::Fails => Verdict::Fail,
                 Fault::Hangs => Verdict::Hang,
+                Fault::Late => Verdict::Late,
                 Fault::CutBefore => {
                     plan.dead = true;
                     self.died.notify_one();
@@ -401,7 +405,7 @@ impl Pi {
     fn file_action<T>(&self, what: String, deed: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match self.verdict(what) {
             Verdict::Go => deed(),
-            Verdict::Fail => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Verdict::Fail | Verdict::Late => Err(io::Error::from(io::ErrorKind::StorageFull)),
             // a file does not hang; it fails as one on a card that is gone
             Verdict::Hang => {
                 self.hung.notify_one();
@@ -1166,6 +1170,10 @@ impl Pi {
                 Verdict::Hang => {
                     pi.hung.notify_one();
                     std::future::pending().await
+                }
+                Verdict::Late => {
+                    let (program, deadline) = (call.program, call.deadline);
+                    return Err(ToolError::Deadline { program, deadline, last: "still waiting".to_owned() });
                 }
                 Verdict::Dead => std::future::pending().await,
                 Verdict::GoThenDie => {
