@@ -414,7 +414,10 @@ impl Distribution for K3s {
 
     fn stop<'a>(&'a self, site: &'a Site, part: ClusterPart) -> BoxFuture<'a, Result<(), Failure>> {
         async move {
-            stop_unit(site, unit(part)).await?;
+            // a start that was cut short may not have made its unit yet
+            if site.has(&format!("{SYSTEM}/{}", unit(part))) {
+                stop_unit(site, unit(part)).await?;
+            }
             kill_shims(site, SHIMS).await?;
             unmount(site, MOUNTS).await.map(|_| ())
         }

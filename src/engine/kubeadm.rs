@@ -53,7 +53,8 @@ const UNIT: &str = "kubelet.service";
 const RUNTIME: &str = "containerd.service";
 /// The kubelet's command line has these two words for each of its containers' shims.
 const SHIMS: &[&str] = &["containerd-shim", "-namespace k8s.io"];
-const VOLUMES: &[&str] = &["/var/lib/kubelet"];
+/// Not the folder itself: it may be a disk of its own.
+const VOLUMES: &[&str] = &["/var/lib/kubelet/pods", "/var/lib/kubelet/plugins"];
 const FOLDERS: [&str; 7] =
     ["/etc/kubernetes", "/var/lib/kubelet", "/etc/cni/net.d", "/var/lib/cni", "/run/flannel", "/root/.kube", ETCD];
 /// Ours: what the kernel and the kubelet need, as "Container Runtimes" says, at each boot.
@@ -404,14 +405,14 @@ impl Kubeadm {
         config: Zeroizing<String>,
         tool: ToolCall,
     ) -> Result<Ran, Failure> {
+        // also where this future is dropped in the middle
+        let _removed = site.removed_at_the_end(CONFIG);
         site.disk(move |files| {
             files.folder(RUN_DIR, Mode::Secret)?;
             files.write(CONFIG, config.as_bytes(), Mode::Secret)
         })
         .await?;
-        let ran = site.must(what, tool).await;
-        site.disk(|files| files.remove_file(CONFIG)).await?;
-        ran
+        site.must(what, tool).await
     }
 
     /// kubeadm's own part of a reset; what it cannot do is seen by what is left.
@@ -599,7 +600,10 @@ impl Distribution for Kubeadm {
 
     fn stop<'a>(&'a self, site: &'a Site, _: ClusterPart) -> BoxFuture<'a, Result<(), Failure>> {
         async move {
-            stop_unit(site, UNIT).await?;
+            // a start that was cut short may not have installed it yet
+            if site.has_tool(KUBELET) {
+                stop_unit(site, UNIT).await?;
+            }
             self.end_pods(site).await
         }
         .boxed()

@@ -229,6 +229,7 @@ impl RealEngine {
                 ),
             )));
         }
+        site.tidy().map_err(clean)?;
         let boot = site.boot_id().map_err(clean)?;
         Ok(Self(Arc::new(Inner {
             site,
@@ -518,8 +519,14 @@ impl Inner {
     }
 
     async fn stop(&self) -> Result<EngineDone, EngineError> {
-        let Kept::Member { member, stopped_in, work } = self.known() else {
-            return unchanged("no engine runs: this Pi is in no cluster");
+        let (member, stopped_in, work) = match self.known() {
+            Kept::Member { member, stopped_in, work } => (member, stopped_in, work),
+            Kept::HalfJoined { member } => {
+                // it may run all the same, and a power-off would wait for its containers
+                self.how.stop(&self.site, member.part).await.map_err(half)?;
+                return done(format!("stopped what a half-done start in the cluster {} left", member.cluster));
+            }
+            Kept::Blank | Kept::HalfReset => return unchanged("no engine runs: this Pi is in no cluster"),
         };
         let run = self.how.runs(&self.site, member.part).await.map_err(clean)?;
         if run == EngineRun::Stopped && stopped_in.as_ref() == Some(&self.boot) {

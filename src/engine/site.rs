@@ -518,6 +518,16 @@ impl Site {
         self.tools.has(program)
     }
 
+    /// Removes a file in [`RUN_DIR`] when what is given here is dropped.
+    pub(super) fn removed_at_the_end(&self, path: &str) -> RemovedAtTheEnd {
+        RemovedAtTheEnd(self.files.at(path))
+    }
+
+    /// Removes what a process that was killed left in [`RUN_DIR`].
+    pub(super) fn tidy(&self) -> Result<(), Failure> {
+        self.files.remove_tree(RUN_DIR).map(|_| ())
+    }
+
     /// Keeps `secret` out of every report until [`Self::forget_secrets`].
     pub(super) fn hide(&self, secret: &str) {
         lock(&self.secrets).push(Zeroizing::new(secret.to_owned()));
@@ -685,6 +695,19 @@ const KNOWN: [(&str, &str, &str); 22] = [
 /// A stable word and what to do, for what a program said.
 pub(super) fn diagnose(said: &str) -> Option<(&'static str, &'static str)> {
     KNOWN.iter().find(|(words, ..)| said.contains(words)).map(|(_, code, advice)| (*code, *advice))
+}
+
+/// A file in memory that goes with this.
+pub(super) struct RemovedAtTheEnd(PathBuf);
+
+impl Drop for RemovedAtTheEnd {
+    fn drop(&mut self) {
+        for path in [beside(&self.0), self.0.clone()] {
+            if let Err(error) = discard(&path) {
+                tracing::warn!(path = %path.display(), %error, "a file that was of use for a moment cannot be removed");
+            }
+        }
+    }
 }
 
 /// Waits before the next look.

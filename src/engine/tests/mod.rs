@@ -248,7 +248,9 @@ async fn a_reset_removes_what_another_hand_left_and_no_volume() {
 /// A disk of its own for the engine's data is emptied and stays mounted.
 #[tokio::test(start_paused = true)]
 async fn a_disk_of_its_own_is_emptied_not_removed() {
-    for (case, place) in [(MASTERS[0], "/var/lib/rancher/k3s"), (MASTERS[1], "/var/lib/etcd")] {
+    for (case, place) in
+        [(MASTERS[0], "/var/lib/rancher/k3s"), (MASTERS[1], "/var/lib/etcd"), (WORKERS[1], "/var/lib/kubelet")]
+    {
         let (pi, engine) = member(case).await;
         pi.world.lock().unwrap().mounts.push(place.to_owned());
         engine.perform(EngineWork::Reset).await.unwrap();
@@ -418,6 +420,11 @@ async fn a_start_that_is_cut_anywhere_is_found_and_ends_or_is_removed() {
                     "kill" => open(&pi, case),
                     _ => engine,
                 };
+                if after != "kill" {
+                    assert!(!pi.has_file("/run/beehive-engine/kubeadm.conf"), "{told}");
+                }
+                let stopped = engine.perform(EngineWork::Stop).await;
+                assert!(stopped.is_ok() && pi.world.lock().unwrap().processes.is_empty(), "{told}: {stopped:?}");
                 // the cluster's side forgets the node, as the coordinator would make it
                 pi.world.lock().unwrap().members.clear();
                 let (cluster, run, _) = shown(&*engine);

@@ -805,7 +805,7 @@ impl Pi {
                 if self.is_active("containerd.service") && self.has("/usr/bin/crictl") {
                     self.world.lock().unwrap().processes.clear();
                 }
-                self.world.lock().unwrap().mounts.retain(|mount| !mount.starts_with("/var/lib/kubelet"));
+                self.world.lock().unwrap().mounts.retain(|mount| !mount.starts_with("/var/lib/kubelet/"));
                 for path in [
                     "manifests",
                     "pki",
@@ -818,8 +818,10 @@ impl Pi {
                     self.gone(&format!("/etc/kubernetes/{path}"));
                 }
                 for folder in ["/var/lib/etcd", "/var/lib/kubelet"] {
-                    self.gone(folder);
-                    fs::create_dir_all(self.at(folder)).unwrap();
+                    for entry in fs::read_dir(self.at(folder)).into_iter().flatten() {
+                        let name = entry.unwrap().file_name().into_string().unwrap();
+                        self.gone(&format!("{folder}/{name}"));
+                    }
                 }
                 said("The reset process does not clean CNI configuration. To do so, you must remove /etc/cni/net.d\n")
             }
