@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use beehive_mqtt::Text;
+
 use super::site::{Failure, Files, Site};
 
 /// A folder of a release on the card.
@@ -64,6 +66,45 @@ impl Release {
                 format!("{path} has another hash than the list beside it says; copy it to the card anew"),
             ))
         }
+    }
+}
+
+/// Which version a wish for `wanted` means: the one that is installed, or one on the card. It is taken by its whole name, as the
+/// engine says it of itself: whoever asked compares the two.
+pub(super) fn choose(
+    kind: &str,
+    wanted: &str,
+    installed: Option<String>,
+    on_card: &[String],
+) -> Result<Text<32>, Failure> {
+    let have = installed.iter().chain(on_card).cloned().collect::<Vec<_>>().join(", ");
+    let version = match (wanted, installed, on_card) {
+        ("", Some(installed), _) => installed,
+        ("", None, [only]) => only.clone(),
+        ("", None, []) => {
+            let reason = "is not installed, and none is on the card; install it, or copy a release to the artefacts";
+            return Err(Failure::new("no-artefact", format!("{kind} {reason}")));
+        }
+        ("", None, _) => {
+            let reason =
+                format!("{kind} is not installed, and {have} are on the card; say which with version in [engine]");
+            return Err(Failure::new("no-version", reason));
+        }
+        (wanted, installed, on_card) => {
+            if installed.as_deref() != Some(wanted) && !on_card.iter().any(|version| version == wanted) {
+                let have = if have.is_empty() { "none".to_owned() } else { have };
+                let reason =
+                    format!("{kind} {wanted} is not here; there is: {have}; copy its release to the artefacts");
+                return Err(Failure::new("no-artefact", reason));
+            }
+            wanted.to_owned()
+        }
+    };
+    let held = Text::cut(&version);
+    if held.as_str() == version {
+        Ok(held)
+    } else {
+        Err(Failure::new("bad-version", format!("{version} is longer than a version may be")))
     }
 }
 

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::artefacts::{Release, versions};
+use super::artefacts::{Release, choose, versions};
 use super::kubeadm::address;
-use super::lifecycle::{Attempt, ClusterPart, Distribution, Entry, LOOK_EVERY, Membership, fitting, wait_ready};
+use super::lifecycle::{Attempt, ClusterPart, Distribution, Entry, LOOK_EVERY, Membership, wait_ready};
 use super::site::{Arch, Change, Failure, Files, Mode, Site, diagnose, hex, pause};
 use super::snapshot::copy_tree;
 use super::sweep::{self, call, is_active, kill_shims, stop_unit, systemctl, unmount};
@@ -324,33 +324,13 @@ impl Distribution for K3s {
             let installed = self.installed(site).await?;
             let artefacts = site.settings.artefacts.display().to_string();
             let on_card = site.disk(move |files| versions(files, &artefacts, "k3s")).await?;
-            let version = match (wanted, installed, on_card.as_slice()) {
-                ("", Some(installed), _) => installed,
-                ("", None, [only]) => only.clone(),
-                ("", None, []) => {
-                    return Err(Failure::new("no-artefact", "k3s is not installed, and none is on the card; copy a release to the artefacts"));
-                }
-                ("", None, several) => {
-                    let several = several.join(", ");
-                    return Err(Failure::new("no-version", format!("k3s is not installed, and {several} are on the card; say which with version in [engine]")));
-                }
-                (wanted, installed, on_card) => {
-                    let fits = |have: &&String| have.as_str() == wanted || have.strip_prefix('v') == Some(wanted);
-                    match installed.iter().chain(on_card).find(fits) {
-                        Some(found) => found.clone(),
-                        None => {
-                            let have = installed.unwrap_or_else(|| "no k3s".to_owned());
-                            return Err(Failure::new("no-artefact", format!("{wanted} is not on the card, and {have} is installed; copy the release to the artefacts")));
-                        }
-                    }
-                }
-            };
+            let version = choose(self.kind(), wanted, installed, &on_card)?;
             // said now, before anything is changed
-            let release = Release::of(site, self.kind(), &version, lists);
-            if on_card.contains(&version) {
+            let release = Release::of(site, self.kind(), version.as_str(), lists);
+            if on_card.iter().any(|there| there == version.as_str()) {
                 site.disk(move |files| release.hash(files, name)).await?;
             }
-            fitting(&version)
+            Ok(version)
         }
         .boxed()
     }

@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::artefacts::{Release, versions};
-use super::lifecycle::{Attempt, ClusterPart, Distribution, Entry, LOOK_EVERY, Membership, fitting, wait_ready};
+use super::artefacts::{Release, choose, versions};
+use super::lifecycle::{Attempt, ClusterPart, Distribution, Entry, LOOK_EVERY, Membership, wait_ready};
 use super::site::{Arch, Change, Failure, Files, Mode, RUN_DIR, Site, pause};
 use super::snapshot::copy_tree;
 use super::sweep::{self, call, is_active, kill_shims, stop_unit, systemctl, unmount};
@@ -61,6 +61,11 @@ const FOLDERS: [&str; 7] =
 const MODULES_FILE: &str = "/etc/modules-load.d/beehive-engine.conf";
 const SYSCTL_FILE: &str = "/etc/sysctl.d/90-beehive-engine.conf";
 const DROP_IN: &str = "/etc/systemd/system/kubelet.service.d/20-beehive.conf";
+const FORWARDING: &str = "\
+net.ipv4.ip_forward = 1
+net.bridge.bridge-nf-call-iptables = 1
+net.bridge.bridge-nf-call-ip6tables = 1
+";
 const LISTS: &[&str] = &["SHA256SUMS"];
 
 /// The addresses of pods where the configuration names none: those in flannel's own manifest.
@@ -239,12 +244,12 @@ impl Kubeadm {
         let changed = site
             .disk(move |files| {
                 files.write(MODULES_FILE, b"overlay\nbr_netfilter\n", Mode::Public)?;
-                let forward = b"net.ipv4.ip_forward = 1\nnet.bridge.bridge-nf-call-iptables = 1\nnet.bridge.bridge-nf-call-ip6tables = 1\n";
-                files.write(SYSCTL_FILE, forward, Mode::Public)?;
+                files.write(SYSCTL_FILE, FORWARDING.as_bytes(), Mode::Public)?;
                 if keeps_swap {
                     return files.remove_file(DROP_IN);
                 }
-                let drop_in = format!("# by beehive: a kubelet does not start while there is swap\n[Service]\nExecStartPre=-{SWAPOFF} --all\n");
+                let why = "# by beehive: a kubelet does not start while there is swap";
+                let drop_in = format!("{why}\n[Service]\nExecStartPre=-{SWAPOFF} --all\n");
                 files.write(DROP_IN, drop_in.as_bytes(), Mode::Public)
             })
             .await?;
@@ -270,8 +275,9 @@ impl Kubeadm {
         }
         site.disk(move |files| {
             if !files.text("/etc/containerd/config.toml")?.contains("/etc/containerd/certs.d") {
-                let reason = "mirrors are configured, but containerd does not look for them; set config_path = \"/etc/containerd/certs.d\" in the \
-                              registry section of /etc/containerd/config.toml and restart containerd";
+                let reason = "mirrors are configured, but containerd does not look for them; set config_path = \
+                              \"/etc/containerd/certs.d\" in the registry section of /etc/containerd/config.toml and \
+                              restart containerd";
                 return Err(Failure::new("runtime", reason));
             }
             for (registry, endpoints) in &mirrors {
@@ -364,7 +370,10 @@ impl Kubeadm {
             cluster["apiServer"] = json!({"certSANs": settings.tls_sans});
         }
         // the runtime's driver on a machine with systemd; kubeadm's own default is another before 1.22
-        let kubelet = json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cgroupDriver": "systemd"});
+        let kubelet = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+            "cgroupDriver": "systemd",
+        });
         Ok(format!("{init}\n---\n{cluster}\n---\n{kubelet}\n"))
     }
 
@@ -516,30 +525,13 @@ impl Distribution for Kubeadm {
             let installed = self.installed(site).await?;
             let artefacts = site.settings.artefacts.display().to_string();
             let on_card = site.disk(move |files| versions(files, &artefacts, "kubeadm")).await?;
-            let version = match (wanted, installed, on_card.as_slice()) {
-                ("", Some(installed), _) => installed,
-                ("", None, [only]) => only.clone(),
-                ("", None, []) => {
-                    return Err(Failure::new("no-artefact", "kubeadm is not installed, and none is on the card; install it, or copy a release to the artefacts"));
-                }
-                ("", None, several) => {
-                    let several = several.join(", ");
-                    return Err(Failure::new("no-version", format!("kubeadm is not installed, and {several} are on the card; say which with version in [engine]")));
-                }
-                (wanted, installed, on_card) => {
-                    let wanted = if wanted.starts_with('v') { wanted.to_owned() } else { format!("v{wanted}") };
-                    if installed.as_deref() != Some(wanted.as_str()) && !on_card.contains(&wanted) {
-                        let have = installed.unwrap_or_else(|| "no kubeadm".to_owned());
-                        return Err(Failure::new("no-artefact", format!("{wanted} is not on the card, and {have} is installed; copy the release to the artefacts")));
-                    }
-                    wanted
-                }
-            };
-            let number = Version::parse(&version)?;
+            let version = choose(self.kind(), wanted, installed, &on_card)?;
+            let number = Version::parse(version.as_str())?;
             if number.minor > LAST_ON_ARM && site.arch == Arch::Arm {
-                return Err(Failure::new("architecture", format!("there is no kubeadm {version} for 32-bit ARM: 1.{LAST_ON_ARM} was the last; take that, or k3s, or a 64-bit system")));
+                let why = format!("there is no kubeadm {version} for 32-bit ARM: 1.{LAST_ON_ARM} was the last");
+                return Err(Failure::new("architecture", format!("{why}; take that, or k3s, or a 64-bit system")));
             }
-            fitting(&version)
+            Ok(version)
         }
         .boxed()
     }

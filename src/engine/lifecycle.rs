@@ -82,16 +82,6 @@ impl Membership {
     }
 }
 
-/// A version that a program named, if it is one that can be stored.
-pub(super) fn fitting(version: &str) -> Result<Text<32>, Failure> {
-    let held = Text::cut(version);
-    if held.as_str() == version {
-        Ok(held)
-    } else {
-        Err(Failure::new("bad-version", format!("{version} is longer than a version may be")))
-    }
-}
-
 /// What is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
@@ -225,7 +215,8 @@ impl RealEngine {
             return Err(clean(Failure::new(
                 "other-engine",
                 format!(
-                    "this Pi is in a cluster by the engine {found:?}, and kind in [engine] is {kind:?}; write kind = {found:?}, reset the node, then change it"
+                    "this Pi is in a cluster by the engine {found:?}, and kind in [engine] is {kind:?}; write kind = \
+                     {found:?}, reset the node, then change it"
                 ),
             )));
         }
@@ -292,7 +283,8 @@ impl Engine for RealEngine {
             let bytes = inner.site.disk(move |files| files.read(path, TEXT_BYTES)).await.map_err(clean)?;
             let text = bytes.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
             text.map(|text| Some(KubeAccess::new(Zeroizing::new(text)))).ok_or_else(|| {
-                clean(Failure::new("no-kubeconfig", format!("{path} is missing or no text, though this Pi has the control plane; reset it, or start its engine")))
+                let what = "is missing or no text, though this Pi has the control plane";
+                clean(Failure::new("no-kubeconfig", format!("{path} {what}; reset it, or start its engine")))
             })
         }
         .boxed()

@@ -464,7 +464,8 @@ impl Pi {
         if !rules.contains("KUBE-") {
             *rules = rules.replace(
                 "COMMIT",
-                ":KUBE-SERVICES - [0:0]\n-A INPUT -j KUBE-SERVICES\n-A FORWARD -m comment --comment \"flanneld forward\" -j ACCEPT\n:CNI-HOSTPORT - [0:0]\nCOMMIT",
+                ":KUBE-SERVICES - [0:0]\n-A INPUT -j KUBE-SERVICES\n\
+                 -A FORWARD -m comment --comment \"flanneld forward\" -j ACCEPT\n:CNI-HOSTPORT - [0:0]\nCOMMIT",
             );
         }
         for mount in ["/run/netns/cni-1", "/var/lib/kubelet/pods/1/volumes/token"] {
@@ -903,7 +904,13 @@ impl Pi {
         for file in ["ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/server.key"] {
             self.put(&format!("/etc/kubernetes/pki/{file}"), "x");
         }
-        self.put("/etc/kubernetes/manifests/etcd.yaml", &format!("spec:\n  containers:\n  - command:\n    - etcd\n    - --data-dir=/var/lib/etcd\n    - --initial-advertise-peer-urls=https://10.0.0.1:2380\n    - --initial-cluster={name}=https://10.0.0.1:2380\n    - --name={name}\n    image: registry.k8s.io/etcd:3.5.12-0\n"));
+        let etcd = format!(
+            "spec:\n  containers:\n  - command:\n    - etcd\n    - --data-dir=/var/lib/etcd\n    \
+             - --initial-advertise-peer-urls=https://10.0.0.1:2380\n    \
+             - --initial-cluster={name}=https://10.0.0.1:2380\n    - --name={name}\n    \
+             image: registry.k8s.io/etcd:3.5.12-0\n"
+        );
+        self.put("/etc/kubernetes/manifests/etcd.yaml", &etcd);
         self.put("/etc/kubernetes/manifests/kube-apiserver.yaml", "image: kube-apiserver\n");
         self.put("/var/lib/etcd/member/snap/db", "empty database\n");
         self.put("/etc/kubernetes/admin.conf", "apiVersion: v1\nkind: Config\nclient-key-data: c2VjcmV0\n");
@@ -921,7 +928,8 @@ impl Pi {
         let discovery = &join["discovery"]["bootstrapToken"];
         if discovery["apiServerEndpoint"] != format!("{SERVER}:6443") {
             return failed(
-                "couldn't validate the identity of the API Server: Get \"https://x:6443/api\": dial tcp: connect: connection refused",
+                "couldn't validate the identity of the API Server: Get \"https://x:6443/api\": dial tcp: connect: \
+                 connection refused",
             );
         }
         let token = discovery["token"].as_str().unwrap().to_owned();
@@ -929,7 +937,8 @@ impl Pi {
         if !world.tokens.contains(&token) {
             // with the token, as a careless program might
             return failed(&format!(
-                "couldn't validate the identity of the API Server: could not find a JWS signature in the cluster-info ConfigMap for token {token}"
+                "couldn't validate the identity of the API Server: could not find a JWS signature in the cluster-info \
+                 ConfigMap for token {token}"
             ));
         }
         if discovery["caCertHashes"][0] != format!("sha256:{}", world.key_sha256) {
@@ -940,7 +949,8 @@ impl Pi {
         let name = join["nodeRegistration"]["name"].as_str().unwrap().to_owned();
         if world.members.contains(&name) {
             return failed(&format!(
-                "a Node with name \"{name}\" and status \"Ready\" already exists in the cluster. You must delete the existing Node or change the name of this new joining Node"
+                "a Node with name \"{name}\" and status \"Ready\" already exists in the cluster. You must delete the \
+                 existing Node or change the name of this new joining Node"
             ));
         }
         world.members.insert(name);
