@@ -66,6 +66,8 @@ const SHORT: Duration = Duration::from_secs(30);
 const VERSION: Duration = Duration::from_secs(60);
 /// Where the agent keeps failing for a reason that waiting does not mend, its journal says so; looking costs a second.
 const READ_JOURNAL_EVERY: u32 = 10;
+/// What waiting does not mend.
+const IN_VAIN: [&str; 5] = ["bad-credential", "wrong-authority", "duplicate-name", "other-token", "cgroup"];
 
 /// The engine.
 pub(super) struct K3s;
@@ -216,48 +218,36 @@ impl K3s {
         Ok(journal)
     }
 
+    /// Until systemd says that it is active (`Type=notify`: a server then serves, an agent has its certificates and its kubelet
+    /// runs), and a server says so itself. systemd's word costs nothing, a `kubectl` a second of a Pi that is busy starting.
     async fn wait(&self, site: &Site, part: ClusterPart, journal: &Journal) -> Result<(), Failure> {
-        match part {
-            ClusterPart::ControlPlane => {
-                // systemd's word costs nothing, a `kubectl` a second of a Pi that is busy starting
-                let until = Instant::now() + READY;
-                while !is_active(site, unit(part)).await? && Instant::now() < until {
-                    pause(LOOK_EVERY).await;
-                }
-                let left = until.saturating_duration_since(Instant::now());
-                match wait_ready(site, self, left).await {
-                    Ok(()) => Ok(()),
-                    Err(error) if error.code == "not-ready" => Err(journal.explain(site, error).await),
-                    Err(error) => Err(error),
-                }
-            }
-            ClusterPart::Worker => self.wait_agent(site, journal).await,
-        }
-    }
-
-    /// An agent is active when it has its certificates and its kubelet runs (`Type=notify`).
-    async fn wait_agent(&self, site: &Site, journal: &Journal) -> Result<(), Failure> {
-        let until = Instant::now() + JOIN;
+        let within = match part {
+            ClusterPart::ControlPlane => READY,
+            ClusterPart::Worker => JOIN,
+        };
+        let until = Instant::now() + within;
         let mut looks: u32 = 0;
-        loop {
-            if is_active(site, unit(ClusterPart::Worker)).await? {
-                return Ok(());
-            }
+        while !is_active(site, unit(part)).await? {
             looks += 1;
             let late = Instant::now() >= until;
             if late || looks % READ_JOURNAL_EVERY == 0 {
-                let said = journal.read(site).await?;
-                let fatal = diagnose(&said)
-                    .filter(|(code, _)| matches!(*code, "bad-credential" | "wrong-authority" | "duplicate-name"));
-                if late || fatal.is_some() {
+                let said = site.bare(&journal.read(site).await?);
+                let known = diagnose(&said);
+                if late || known.is_some_and(|(code, _)| IN_VAIN.contains(&code)) {
                     let (code, advice) =
-                        diagnose(&said).unwrap_or(("not-ready", "see `journalctl -u k3s-agent` on this Pi"));
-                    let ran = super::tool::Ran { code: None, stdout: String::new(), stderr: said };
-                    let report = site.failed("joining", "k3s agent", &ran);
-                    return Err(Failure::new(code, format!("the agent does not come up: {advice}; {}", report.reason)));
+                        known.unwrap_or(("not-ready", "its time is over; see `journalctl` on this Pi"));
+                    let unit = unit(part);
+                    let reason = format!("{unit} does not come up: {advice}; it said: {}", site.report(unit, &said));
+                    return Err(Failure::new(code, reason));
                 }
             }
             pause(LOOK_EVERY).await;
+        }
+        match part {
+            ClusterPart::ControlPlane => {
+                wait_ready(site, self, until.saturating_duration_since(Instant::now()).max(SHORT)).await
+            }
+            ClusterPart::Worker => Ok(()),
         }
     }
 }
@@ -282,19 +272,6 @@ impl Journal {
         let after = self.cursor.as_ref().map(|cursor| format!("--after-cursor={cursor}"));
         words.extend(after.as_deref());
         Ok(site.run(call(JOURNALCTL, words).within(SHORT)).await?.stdout)
-    }
-
-    /// The same failure with what the journal makes of it.
-    async fn explain(&self, site: &Site, failure: Failure) -> Failure {
-        match self.read(site).await {
-            Ok(said) => {
-                let code = diagnose(&said).map_or(failure.code, |(code, _)| code);
-                let ran = super::tool::Ran { code: None, stdout: String::new(), stderr: said };
-                let report = site.failed("starting k3s", "k3s", &ran);
-                Failure::new(code, format!("{}; {}", report.reason, failure.reason))
-            }
-            Err(_) => failure,
-        }
     }
 }
 

@@ -594,6 +594,12 @@ impl Site {
         Failure::new(code, format!("{what} failed ({status}): {advice}; {} said: {}", short(program), end_of(last)))
     }
 
+    /// Logs what a unit said, and gives the end of it. It has gone through [`Self::bare`].
+    pub(super) fn report(&self, unit: &str, said: &str) -> String {
+        tracing::warn!(unit, %said, "the unit does not come up");
+        end_of(said)
+    }
+
     /// `text` without what must not be read by others.
     pub(super) fn bare(&self, text: &str) -> String {
         let mut bare = text.to_owned();
@@ -655,7 +661,7 @@ fn short(program: &str) -> &str {
 ///
 /// Sources: kubeadm 1.20 as tried, its `discovery/token` and `preflight` packages; k3s issues 802, 5163, 6054 and its
 /// `clientaccess` package.
-const KNOWN: [(&str, &str, &str); 22] = [
+const KNOWN: [(&str, &str, &str); 23] = [
     ("could not find a JWS signature", "bad-credential", "the cluster does not know this token; ask for a new one"),
     ("invalid username/password", "bad-credential", "the cluster does not know this token; ask for a new one"),
     ("401 Unauthorized", "bad-credential", "the cluster refuses this token; ask for a new one"),
@@ -672,6 +678,7 @@ const KNOWN: [(&str, &str, &str); 22] = [
         "node-exists",
         "delete the node of this name first, and wait until it is gone",
     ),
+    ("encrypted with different token", "other-token", "the database was made with another token; reset this Pi"),
     ("is not yet valid", "clock", "this Pi's clock is behind; wait until it is synchronised"),
     ("[ERROR Swap]", "swap", "swap is on; switch it off"),
     ("memory cgroup", "cgroup", "the memory cgroup is off; add cgroup_memory=1 cgroup_enable=memory to cmdline.txt"),

@@ -1045,3 +1045,30 @@ async fn a_join_and_a_leave_make_few_calls() {
         assert!(join <= 30 && leave <= 45 && waited < Duration::from_secs(1), "{case:?}: {join} {leave} {waited:?}");
     }
 }
+
+/// What waiting does not mend is said at once, not after the ten minutes that a first start may take.
+#[tokio::test(start_paused = true)]
+async fn a_start_in_vain_is_told_early() {
+    let pi = Pi::new();
+    pi.world.lock().unwrap().no_memory_cgroup = true;
+    let engine = open(&pi, MASTERS[0]);
+    let begin = tokio::time::Instant::now();
+    let error = engine.perform(MASTERS[0].enter(&pi)).await.unwrap_err();
+    assert_eq!((error.code, error.half), ("cgroup", Half::HalfDone), "{error}");
+    assert!(error.reason.contains("cgroup_memory=1 cgroup_enable=memory") && begin.elapsed() < Duration::from_secs(15));
+    // mended, the same step ends, and the complaints of the attempt before are not heard again
+    pi.world.lock().unwrap().no_memory_cgroup = false;
+    assert_eq!(engine.perform(MASTERS[0].enter(&pi)).await.unwrap().code, "done");
+
+    // with another token than that of its database it never starts
+    pi.put("/etc/rancher/k3s/beehive-token", "another");
+    engine.perform(EngineWork::Stop).await.unwrap();
+    let error = engine.perform(EngineWork::Start).await.unwrap_err();
+    assert_eq!(error.code, "other-token", "{error}");
+    // and where nothing is known, its time is over some day
+    std::fs::remove_file(pi.at("/etc/rancher/k3s/config.yaml")).unwrap();
+    let begin = tokio::time::Instant::now();
+    let error = engine.perform(EngineWork::Start).await.unwrap_err();
+    assert_eq!(error.code, "not-ready", "{error}");
+    assert!(begin.elapsed() >= Duration::from_secs(600) && begin.elapsed() < Duration::from_secs(700));
+}

@@ -68,6 +68,7 @@ pub(super) struct World {
     pub(super) busy: BTreeSet<String>,
     pub(super) processes: BTreeMap<u32, (u32, String)>,
     pub(super) swap: bool,
+    pub(super) no_memory_cgroup: bool,
     pub(super) modules: BTreeSet<String>,
     /// Installed by dpkg.
     pub(super) packages: BTreeMap<String, String>,
@@ -540,6 +541,10 @@ impl Pi {
     }
 
     fn start_k3s(&self) -> bool {
+        if self.world.lock().unwrap().no_memory_cgroup {
+            self.say("level=fatal msg=\"Failed to find memory cgroup, you may need to add \\\"cgroup_memory=1\\\"\"");
+            return false;
+        }
         let Some(config) = self.k3s_config("k3s.service") else { return false };
         let Some(token) = self.k3s_token(&config) else { return false };
         let stored = self.get("/var/lib/rancher/k3s/server/token");
