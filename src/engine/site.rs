@@ -367,14 +367,18 @@ impl Files {
             return Ok(Change::None);
         }
         let mounts = self.mounts()?;
-        if let Some(mount) = mounts.iter().find(|mount| Path::new(mount).starts_with(path) && Path::new(mount) != path)
-        {
-            let reason = format!(
-                "{mount} is still mounted, and what is mounted is not ours to remove; unmount it and reset again"
-            );
-            return Err(Failure::new("mounted", reason));
+        // the kernel names a mount by its real place, whatever links lead there
+        let real = self.real(&place).unwrap_or_else(|| path.to_owned());
+        let is_here = |mount: &Path| mount == path || mount == real;
+        let inside = |mount: &&String| {
+            let mount = Path::new(mount);
+            (mount.starts_with(path) || mount.starts_with(&real)) && !is_here(mount)
+        };
+        if let Some(mount) = mounts.iter().find(inside) {
+            let why = "is still mounted, and what is mounted is not ours to remove";
+            return Err(Failure::new("mounted", format!("{mount} {why}; unmount it and reset again")));
         }
-        if !mounts.iter().any(|mount| Path::new(mount) == path) {
+        if !mounts.iter().any(|mount| is_here(Path::new(mount))) {
             self.change("remove", &place, |place| {
                 if place.symlink_metadata()?.is_dir() { fs::remove_dir_all(place) } else { fs::remove_file(place) }
             })?;
@@ -385,6 +389,12 @@ impl Files {
             self.remove_tree(path.join(name))?;
         }
         Ok(if names.is_empty() { Change::None } else { Change::Made })
+    }
+
+    /// Where a file really is, as a path on the Pi.
+    fn real(&self, place: &Path) -> Option<PathBuf> {
+        let root = self.root.canonicalize().ok()?;
+        Some(Path::new("/").join(place.canonicalize().ok()?.strip_prefix(root).ok()?))
     }
 
     /// Where something is mounted, the deepest first.
@@ -523,9 +533,12 @@ impl Site {
         RemovedAtTheEnd(self.files.at(path))
     }
 
-    /// Removes what a process that was killed left in [`RUN_DIR`].
+    /// Removes what a process that was killed left in [`RUN_DIR`]; the folder itself is systemd's.
     pub(super) fn tidy(&self) -> Result<(), Failure> {
-        self.files.remove_tree(RUN_DIR).map(|_| ())
+        for name in self.files.list(RUN_DIR)? {
+            self.files.remove_tree(format!("{RUN_DIR}/{name}"))?;
+        }
+        Ok(())
     }
 
     /// Keeps `secret` out of every report until [`Self::forget_secrets`].
@@ -831,6 +844,12 @@ mod tests {
         assert!(files.has("/var/x/a/b"));
         // a mount of a name that only begins alike is no reason
         assert_eq!(files.remove_tree("/var/x/a").unwrap(), Change::Made);
+        // and one behind a link is seen
+        files.write("/proc/self/mounts", b"/dev/sda1 /mnt/ssd/k/pods/1 ext4 rw 0 0\n", Mode::Public).unwrap();
+        files.write("/mnt/ssd/k/pods/1/data", b"1", Mode::Public).unwrap();
+        std::os::unix::fs::symlink(files.at("/mnt/ssd"), files.at("/var/ssd")).unwrap();
+        assert_eq!(files.remove_tree("/var/ssd/k").unwrap_err().code, "mounted");
+        assert!(files.has("/mnt/ssd/k/pods/1/data"));
         // what is behind a link is not ours
         files.write("/srv/film", b"1", Mode::Public).unwrap();
         files.folder("/var/y", Mode::Public).unwrap();

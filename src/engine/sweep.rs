@@ -55,6 +55,8 @@ const LINKS: [&str; 12] = [
 
 /// A unit that is told to stop: k3s and kubelet end within a second or two, and the whole stop of an engine has a minute.
 const UNIT_STOP: Duration = Duration::from_secs(20);
+/// What else is asked of systemd: containerd's start and a reload of all units take seconds on a Pi that is busy.
+const UNIT_CHANGE: Duration = Duration::from_secs(60);
 /// A tool that only asks the kernel for something, on a Pi that is busy.
 const KERNEL: Duration = Duration::from_secs(20);
 /// A list of links or namespaces is longer than what is kept of a tool's output on a node with a hundred pods: it is asked for
@@ -75,7 +77,7 @@ pub(super) fn call<S: Into<String>>(program: &'static str, arguments: impl IntoI
 /// Runs `systemctl` with these words.
 pub(super) async fn systemctl<const N: usize>(site: &Site, words: [&str; N]) -> Result<(), Failure> {
     let what = format!("systemctl {}", words.join(" "));
-    site.must(&what, call(SYSTEMCTL, words).within(UNIT_STOP)).await.map(|_| ())
+    site.must(&what, call(SYSTEMCTL, words).within(UNIT_CHANGE)).await.map(|_| ())
 }
 
 /// Whether systemd says that the unit is active.

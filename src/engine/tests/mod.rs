@@ -1072,3 +1072,13 @@ async fn a_start_in_vain_is_told_early() {
     assert_eq!(error.code, "not-ready", "{error}");
     assert!(begin.elapsed() >= Duration::from_secs(600) && begin.elapsed() < Duration::from_secs(700));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_process_left_in_memory_is_gone_at_the_next_start() {
+    let pi = Pi::new();
+    pi.put("/run/beehive-engine/kubeadm.conf", "a token");
+    pi.put("/run/beehive-engine/.kubeadm.conf.beehive-new", "half a token");
+    let engine = open(&pi, WORKERS[1]);
+    assert_eq!(std::fs::read_dir(pi.at("/run/beehive-engine")).unwrap().count(), 0);
+    assert_eq!(shown(&*engine), blank());
+}
