@@ -5,7 +5,7 @@
 mod pi;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use beehive_cluster::kube::JoinCredential;
@@ -80,6 +80,38 @@ impl Tools for Nothing {
 
     fn has(&self, _: &'static str) -> bool {
         false
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Everything that this thread logs while the guard lives.
+    fn follow(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 }
 
@@ -322,6 +354,8 @@ async fn a_blank_pi_has_nothing_to_stop_start_or_upgrade() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_credential_or_server_is_named_and_not_shown() {
+    let log = Log::default();
+    let _following = log.follow();
     for case in WORKERS {
         let pi = Pi::new();
         let before = residue(&pi);
@@ -375,6 +409,12 @@ async fn a_wrong_credential_or_server_is_named_and_not_shown() {
         assert_eq!(engine.perform(join(SERVER, good())).await.unwrap().code, "done");
         nothing_leaks(&pi, &said);
     }
+    let log = log.text();
+    assert!(
+        log.contains("could not find a JWS signature") && log.contains("401 Unauthorized"),
+        "it is for the report: {log}"
+    );
+    assert!(!log.contains("fedcba9876543210") && !log.contains(TOKEN_SECRET), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
