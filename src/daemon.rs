@@ -2,7 +2,7 @@
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
-use crate::config::{Config, TlsSwitch};
+use crate::config::{Config, EngineKind, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::SimulatedEngine;
@@ -71,6 +71,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
+    match config.engine.kind {
+        EngineKind::Simulated => {}
+        EngineKind::K3s | EngineKind::Kubeadm => anyhow::bail!(
+            "kind in [engine] is {:?}, whose steps need root, and this daemon has no way to the unit that has it",
+            config.engine.kind.as_str()
+        ),
+    }
     let settings =
         Settings { step_ms: config.engine.step_ms, program: config.engine.step_program.clone(), ..Settings::default() };
     let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
