@@ -7,8 +7,10 @@
 //! | --- | --- |
 //! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
 //!
-//! [`tool`] is how an engine runs programs, [`token`] the credential with which a Pi joins a real cluster.
+//! [`tool`] is how an engine runs programs, [`run`] what runs them, [`token`] the credential with which a Pi joins a real
+//! cluster.
 
+pub mod run;
 pub mod simulated;
 pub mod token;
 pub mod tool;
