@@ -48,6 +48,9 @@ pub enum Command {
     /// systemd runs it after each end of the daemon, so that a killed one harms nobody. Beside a daemon that runs it must
     /// not be used.
     GiveBack(RunArgs),
+    /// Does the steps that need root, for the agent on this Pi; for beehive-engine.service
+    #[command(subcommand)]
+    Engine(EngineCommand),
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -483,6 +486,33 @@ pub struct RunArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+}
+
+/// `beehive engine …`.
+#[derive(Debug, Subcommand)]
+pub enum EngineCommand {
+    /// Waits at a local socket for what the agent asks, and does it; as root
+    ///
+    /// systemd listens for it (beehive-engine.socket) and starts it when it is needed. Only root and daemon_user of the
+    /// configuration's [engine] are listened to. It ends by itself after three minutes without a question.
+    Serve(EngineServeArgs),
+}
+
+/// `beehive engine serve`.
+#[derive(Debug, Args)]
+pub struct EngineServeArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Listens here, instead of taking the socket that systemd listens on
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Runs programs below this folder as children; for tests
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub tools_below: Option<PathBuf>,
+    /// Ends after so many seconds without a question
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub idle: u64,
 }
 
 /// Where the packages put the configuration.

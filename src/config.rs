@@ -46,6 +46,8 @@ const POLL_MS: Range<u64> = 100..60_001;
 const STEP_MS: Range<u64> = 0..600_001;
 /// The labels of the GPIO chips with the 40-pin header's lines: Pi 0 to 3, Pi 4.
 const DEFAULT_CHIPS: [&str; 2] = ["pinctrl-bcm2835", "pinctrl-bcm2711"];
+/// The user that the packages make for the daemon.
+const DEFAULT_DAEMON_USER: &str = "beehive";
 const DEFAULT_MAX_UNAVAILABLE: u16 = 1;
 /// Ten joins at once are what a Pi as a control plane bears.
 const DEFAULT_MAX_PARALLEL: u16 = 10;
@@ -125,6 +127,8 @@ pub struct EngineConfig {
     pub step_program: Option<PathBuf>,
     /// The version that is wanted; empty means the one that is installed.
     pub version: Text<32>,
+    /// The user as which the daemon runs: beside root the only one that the root unit listens to.
+    pub daemon_user: String,
 }
 
 /// The engines that this program has.
@@ -328,6 +332,7 @@ struct RawEngine {
     step_ms: Option<u64>,
     step_program: Option<PathBuf>,
     version: Option<String>,
+    daemon_user: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -680,6 +685,7 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
             .filter(|program| !program.as_os_str().is_empty())
             .map(|program| check.folder(&["engine", "step_program"], Some(program), "/usr/local/bin/step")),
         version: check.short(&["engine", "version"], raw.engine.version.as_deref().unwrap_or("")),
+        daemon_user: daemon_user(raw.engine.daemon_user, check),
     };
     let pins = pins(raw.pins, &switches, check);
     let poe_hat = PoeHatConfig {
@@ -768,6 +774,20 @@ fn engine_kind(given: Option<&str>, check: &mut Check<'_>) -> EngineKind {
             known
         }
     }
+}
+
+/// A user's name as useradd(8) admits it.
+fn daemon_user(given: Option<String>, check: &mut Check<'_>) -> String {
+    let Some(given) = given else { return DEFAULT_DAEMON_USER.to_owned() };
+    let good = (1..=32).contains(&given.len())
+        && given.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && given.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if !good {
+        let message = format!("daemon_user in [engine] is {given:?}, which is no user's name");
+        let hint = "write the user of beehive.service, such as \"beehive\"; root may always ask";
+        check.problem("value", &["engine", "daemon_user"], message, hint);
+    }
+    given
 }
 
 fn pins(raw: RawPins, switches: &[(&str, Switch)], check: &mut Check<'_>) -> PinsConfig {
@@ -1012,6 +1032,8 @@ role = "{role_word}"
 # step_program = ""
 # The version that is wanted; empty means the one that is installed.
 # version = ""
+# The user that this daemon runs as: beside root the only one that `beehive engine` listens to.
+# daemon_user = "{DEFAULT_DAEMON_USER}"
 
 [pins]
 # The way to the pins: "character-device", "rppal", "linux-embedded-hal", "simulated" or "none".

@@ -2,11 +2,11 @@
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
-use crate::config::{Config, TlsSwitch};
+use crate::config::{Config, EngineKind, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::crew::keys::{CrewKeys, NewCrew};
-use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
+use crate::engine::{Engine, SimulatedEngine};
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Standing, Trust};
@@ -71,9 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
-    let settings =
-        Settings { step_ms: config.engine.step_ms, program: config.engine.step_program.clone(), ..Settings::default() };
-    let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
+    let engine = engine(&config, &store, plane.clone())?;
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
@@ -102,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let parts = AgentParts {
         settings: agent_settings(&config, start),
         board,
-        engine: Arc::new(engine),
+        engine,
         host: Arc::clone(&host) as Arc<dyn Host>,
         store: store.clone(),
         link,
@@ -146,6 +144,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The simulated engine lives in this process. A real one needs root and lives in the root unit: its kind is
+/// `RootEngine::open(kind.as_str(), &socket_of(config), store.clone()).await?` here.
+fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> anyhow::Result<Arc<dyn Engine>> {
+    match config.engine.kind {
+        EngineKind::Simulated => {
+            let settings = Settings {
+                step_ms: config.engine.step_ms,
+                program: config.engine.step_program.clone(),
+                ..Settings::default()
+            };
+            Ok(Arc::new(SimulatedEngine::new(config.node.clone(), store.clone(), plane, settings)?))
+        }
+    }
 }
 
 fn ended_well(end: AgentEnd) -> anyhow::Result<()> {

@@ -2,13 +2,15 @@
 //! line is taken apart, and errors become exit codes.
 
 use beehive::audit::{self, Found};
-use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand};
+use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand, EngineCommand};
 use beehive::config::Config;
 use beehive::console::{self, ExitCode};
+use beehive::engine::root::command::{self, Serve};
 use beehive::host::doors::{self, Drained};
 use clap::Parser;
 use std::future::Future;
 use std::io::IsTerminal;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> std::process::ExitCode {
@@ -33,6 +35,21 @@ fn main() -> std::process::ExitCode {
             log("info");
             match Config::load(&arguments.config) {
                 Ok(config) => given_back(beehive::hal::give_back::everything(&config)),
+                Err(error) => complain(ExitCode::Usage, &error),
+            }
+        }
+        Command::Engine(EngineCommand::Serve(arguments)) => {
+            log("info");
+            match Config::load(&arguments.config) {
+                Ok(config) => {
+                    let serve = Serve {
+                        config,
+                        socket: arguments.socket.clone(),
+                        tools_below: arguments.tools_below.clone(),
+                        idle: Duration::from_secs(arguments.idle),
+                    };
+                    block_on(command::serve(serve)).map_or(ExitCode::Failed, outcome)
+                }
                 Err(error) => complain(ExitCode::Usage, &error),
             }
         }

@@ -5,11 +5,13 @@
 //!
 //! | module | engine |
 //! | --- | --- |
+//! | [`root`] | none of its own: a real one in a process that is root, for a daemon that is not |
 //! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
 //!
 //! [`tool`] is how an engine runs programs, [`run`] what runs them, [`token`] the credential with which a Pi joins a real
 //! cluster.
 
+pub mod root;
 pub mod run;
 pub mod simulated;
 pub mod token;
@@ -23,6 +25,7 @@ use beehive_mqtt::{ClusterId, Text};
 use futures_util::future::BoxFuture;
 use zeroize::Zeroizing;
 
+pub use root::RootEngine;
 pub use simulated::SimulatedEngine;
 
 /// A piece of work for the engine of this Pi.

@@ -1,0 +1,342 @@
+//! The daemon's end: an [`Engine`] whose steps are done by the root unit.
+//!
+//! Each request has a connection of its own, so nothing has to be mended when the root unit was started anew. A future that
+//! is dropped takes its request back. The state is that of the last answer; between answers it is asked for every
+//! [`LOOK_EVERY`], which also keeps the root unit there: while the system stops, systemd would not start it any more, and the
+//! stop of the engine is needed exactly then.
+//!
+//! Which cluster this Pi is in is kept in the daemon's store too: a daemon that starts before the root unit answers must
+//! not take a member for a blank Pi.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use beehive_mqtt::node::{EngineRun, EngineState};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::wire::{
+    self, Ask, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Release, Reply, Standing,
+    TAKE_BACK, VERSION, Verb, nothing_known,
+};
+use crate::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};
+use crate::store::Store;
+
+/// How often the state is asked for. An engine that was stopped by somebody's hand is seen within this time; on a Pi one
+/// question costs well below a millisecond.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a question is waited for that waits for no step. systemd starts the root unit for the first one.
+pub const LOOK_TIME: Duration = Duration::from_secs(10);
+/// The file in the daemon's store.
+pub const FILE: &str = "engine-seen";
+
+/// The most stable words that are remembered beyond those that this program has itself; see [`stable`].
+const MOST_WORDS: usize = 64;
+
+/// An engine in the root unit. Clones share it.
+#[derive(Clone)]
+pub struct RootEngine {
+    inner: Arc<Inner>,
+    /// Held by the clones and by no request: when it goes, the daemon is ending.
+    _owner: Arc<Owner>,
+}
+
+/// While it lives, a request that is dropped is dropped because its asker gave it up.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.leaving.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Inner {
+    kind: &'static str,
+    socket: PathBuf,
+    release: Release,
+    store: Store,
+    /// Whether the daemon is ending, and what it asked for is to be brought to its end without it.
+    leaving: AtomicBool,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    state: EngineState,
+    /// When the root unit looked, so that an answer that was overtaken changes nothing.
+    at_ns: u64,
+    /// What was stored last: without whether it runs.
+    kept: EngineState,
+    /// Whether the last question was answered, so that the log says it once.
+    answers: Answers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    Yes,
+    No,
+}
+
+impl RootEngine {
+    /// The engine `kind` behind the socket at `socket`. It is asked once how it stands, for [`LOOK_TIME`] at most, and
+    /// then every [`LOOK_EVERY`] as long as a clone lives. Where nobody answers the daemon starts all the same: the
+    /// button works, and the state is the one that `store` has from before.
+    ///
+    /// # Errors
+    /// If the stored state cannot be read.
+    pub async fn open(kind: &'static str, socket: &Path, store: Store) -> Result<Self, EngineError> {
+        let kept = store
+            .load::<EngineState>(FILE)
+            .map_err(|error| EngineError { code: "disk", reason: error.to_string(), half: Half::Clean })?
+            .unwrap_or_else(nothing_known);
+        let inner = Arc::new(Inner {
+            kind,
+            socket: socket.to_owned(),
+            release: wire::own_release(),
+            store,
+            leaving: AtomicBool::new(false),
+            known: Mutex::new(Known { state: kept.clone(), at_ns: 0, kept, answers: Answers::Yes }),
+        });
+        inner.look().await;
+        tokio::spawn(keep_looking(Arc::downgrade(&inner)));
+        Ok(Self { _owner: Arc::new(Owner(Arc::clone(&inner))), inner })
+    }
+}
+
+impl Engine for RootEngine {
+    fn kind(&self) -> &'static str {
+        self.inner.kind
+    }
+
+    fn perform(&self, work: EngineWork) -> BoxFuture<'static, Result<EngineDone, EngineError>> {
+        let inner = Arc::clone(&self.inner);
+        async move { inner.perform(&work).await }.boxed()
+    }
+
+    fn state(&self) -> EngineState {
+        lock(&self.inner.known).state.clone()
+    }
+
+    fn access(&self) -> BoxFuture<'static, Result<Option<KubeAccess>, EngineError>> {
+        let inner = Arc::clone(&self.inner);
+        async move { inner.access().await }.boxed()
+    }
+}
+
+async fn keep_looking(engine: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match engine.upgrade() {
+            Some(engine) => engine.look().await,
+            None => return,
+        }
+    }
+}
+
+/// A request on its way. Dropped before its answer, it is taken back, unless the whole daemon is ending.
+struct Request {
+    engine: Arc<Inner>,
+    stream: UnixStream,
+    answered: Answers,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.answered == Answers::No && !self.engine.leaving.load(Ordering::Relaxed) {
+            // fails where the root unit has ended, and then there is nothing to take back
+            let _ = self.stream.try_write(&[TAKE_BACK]);
+        }
+    }
+}
+
+impl Inner {
+    /// Asks for the state.
+    async fn look(self: &Arc<Self>) {
+        let found = match timeout(LOOK_TIME, self.ask(Verb::State)).await {
+            Ok(Ok((reply, _))) => match reply.outcome {
+                Outcome::State => Ok(()),
+                Outcome::Refused { code, reason } => Err(format!("{}: {}", code.word(), reason.as_str())),
+                Outcome::Done { .. } | Outcome::Failed { .. } | Outcome::Access { .. } => Err(strange().reason),
+            },
+            Ok(Err(error)) => Err(error.reason),
+            Err(_) => Err(format!("the root unit does not answer within {} s", LOOK_TIME.as_secs())),
+        };
+        let answers = if found.is_ok() { Answers::Yes } else { Answers::No };
+        let before = std::mem::replace(&mut lock(&self.known).answers, answers);
+        match (before, found) {
+            (Answers::Yes, Err(reason)) => tracing::error!("{reason}"),
+            (Answers::No, Ok(())) => tracing::info!("the root unit answers again"),
+            (Answers::Yes, Ok(())) | (Answers::No, Err(_)) => {}
+        }
+    }
+
+    async fn perform(self: &Arc<Self>, work: &EngineWork) -> Result<EngineDone, EngineError> {
+        let verb = Verb::of(work).map_err(|error| EngineError {
+            code: "bad-request",
+            reason: format!("{}: {error}", work.verb()),
+            half: Half::Clean,
+        })?;
+        let (reply, _) = self.ask(verb).await?;
+        match reply.outcome {
+            Outcome::Done { code, detail } => {
+                Ok(EngineDone { code: stable(code.as_str()), detail: detail.as_str().to_owned() })
+            }
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    async fn access(self: &Arc<Self>) -> Result<Option<KubeAccess>, EngineError> {
+        let (reply, mut request) = match timeout(LOOK_TIME, self.ask(Verb::Access)).await {
+            Ok(asked) => asked?,
+            Err(_) => return Err(silent()),
+        };
+        match reply.outcome {
+            Outcome::Access { kubeconfig: Follows::Nothing } => Ok(None),
+            Outcome::Access { kubeconfig: Follows::Next } => {
+                let frame = wire::read_frame(&mut request.stream, MAX_ACCESS_BYTES);
+                let frame = timeout(LOOK_TIME, frame).await.map_err(|_| silent())?.map_err(|error| lost(&error))?;
+                let text = std::str::from_utf8(&frame).map_err(|_| strange())?;
+                Ok(Some(KubeAccess::new(Zeroizing::new(text.to_owned()))))
+            }
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    /// Asks, waits for the answer however long it takes, and takes the state from it.
+    async fn ask(self: &Arc<Self>, verb: Verb) -> Result<(Reply, Request), EngineError> {
+        let ask = Ask { v: VERSION, release: self.release.clone(), verb };
+        let bytes = wire::to_bytes(&ask, MAX_ASK_BYTES).map_err(|_| strange())?;
+        drop(ask);
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.not_there(&error))?;
+        self.is_root(&stream)?;
+        let mut request = Request { engine: Arc::clone(self), stream, answered: Answers::No };
+        wire::write_frame(&mut request.stream, &bytes).await.map_err(|error| lost(&error.into()))?;
+        drop(bytes);
+        let frame = wire::read_frame(&mut request.stream, MAX_REPLY_BYTES).await.map_err(|error| lost(&error))?;
+        request.answered = Answers::Yes;
+        let reply: Reply = serde_json::from_slice(&frame).map_err(|_| strange())?;
+        if reply.v != VERSION {
+            return Err(strange());
+        }
+        if let Some(standing) = &reply.standing {
+            self.seen(standing.clone()).await;
+        }
+        Ok((reply, request))
+    }
+
+    /// A socket that is not root's is nobody's to be given a credential. (In a test both ends have the same user.)
+    fn is_root(&self, stream: &UnixStream) -> Result<(), EngineError> {
+        let own = rustix::process::geteuid().as_raw();
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == own => Ok(()),
+            Ok(_) | Err(_) => Err(EngineError {
+                code: "engine-unit",
+                reason: format!("the socket {} is not root's; it is asked for nothing", self.socket.display()),
+                half: Half::Clean,
+            }),
+        }
+    }
+
+    fn not_there(&self, error: &io::Error) -> EngineError {
+        EngineError {
+            code: "engine-unit",
+            reason: format!(
+                "the root unit cannot be reached at {}: {error}; start it with `systemctl enable --now \
+                 beehive-engine.socket`, and look at `systemctl status beehive-engine`",
+                self.socket.display()
+            ),
+            half: Half::Clean,
+        }
+    }
+
+    /// Takes over how the engine stands, and stores it where a start without the root unit would need it.
+    async fn seen(self: &Arc<Self>, standing: Standing) {
+        let Standing { state, at_ns } = standing;
+        let keep = {
+            let mut known = lock(&self.known);
+            if at_ns < known.at_ns {
+                return;
+            }
+            known.at_ns = at_ns;
+            known.state = state.clone();
+            let keep = EngineState { run: EngineRun::Stopped, ..state };
+            (keep != known.kept).then(|| {
+                known.kept = keep.clone();
+                keep
+            })
+        };
+        let Some(keep) = keep else { return };
+        let inner = Arc::clone(self);
+        let stored = tokio::task::spawn_blocking(move || inner.store.save(FILE, &keep)).await;
+        match stored {
+            Ok(Ok(())) => {}
+            // the next start asks the root unit first; only without an answer would it miss this
+            Ok(Err(error)) => tracing::warn!("how the engine stands is not stored: {error}"),
+            Err(error) => tracing::warn!("how the engine stands is not stored: {error}"),
+        }
+    }
+}
+
+fn failure(outcome: Outcome) -> EngineError {
+    match outcome {
+        Outcome::Failed { code, reason, half } => {
+            EngineError { code: stable(code.as_str()), reason: reason.as_str().to_owned(), half: half.into() }
+        }
+        Outcome::Refused { code, reason } => EngineError {
+            code: code.word(),
+            reason: format!("the root unit refused: {}", reason.as_str()),
+            half: Half::Clean,
+        },
+        Outcome::State | Outcome::Done { .. } | Outcome::Access { .. } => strange(),
+    }
+}
+
+fn silent() -> EngineError {
+    EngineError {
+        code: "engine-unit",
+        reason: format!("the root unit does not answer within {} s; see `journalctl -u beehive-engine`", LOOK_TIME.as_secs()),
+        half: Half::Clean,
+    }
+}
+
+/// The connection ended before the answer: what was asked for may have been done, in part or not at all.
+fn lost(error: &FrameError) -> EngineError {
+    EngineError {
+        code: "engine-unit",
+        reason: format!("the root unit ended before it answered ({error}); see `journalctl -u beehive-engine`, and ask again"),
+        half: Half::HalfDone,
+    }
+}
+
+fn strange() -> EngineError {
+    EngineError {
+        code: "engine-unit",
+        reason: "the root unit is of another version of beehive; restart beehive-engine.service".to_owned(),
+        half: Half::HalfDone,
+    }
+}
+
+/// The stable word as one that lives as long as the program. The few that an engine has are kept once each; an answer with
+/// ever new ones, which no engine of ours gives, is called `engine` after [`MOST_WORDS`] of them.
+fn stable(word: &str) -> &'static str {
+    static WORDS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    let mut words = lock(&WORDS);
+    match words.iter().find(|known| **known == word) {
+        Some(known) => known,
+        None if words.len() >= MOST_WORDS => "engine",
+        None => {
+            let kept: &'static str = Box::leak(word.to_owned().into_boxed_str());
+            words.push(kept);
+            kept
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
