@@ -140,7 +140,12 @@ async fn no_field_takes_what_it_does_not_admit() {
                     "server" => Server::new(&text).is_ok(),
                     _ => false,
                 };
-                assert!(!fits, "{key} admits {text:?}");
+                // one that is too long for the others alone
+                let credentials_alone = *key == "credential" && text.len() == 129;
+                assert_eq!(fits, credentials_alone, "{key} admits {text:?}");
+                if fits {
+                    continue;
+                }
                 let mut body = good.clone();
                 body[*key] = json!(text);
                 let frame = ask(&json!({*verb: body}));
@@ -339,8 +344,9 @@ async fn connections_and_steps_are_counted() {
         let mut peer = Peer::connect(&hive.socket);
         peer.sends(&stop);
         waiting.push(peer);
-        // answered after those before it were taken
-        assert!(matches!(Peer::connect(&hive.socket).asks(state.as_bytes()).outcome, Outcome::State));
+        let asked = 1 + waiting.len();
+        until("the steps to be asked for", || (hive.log().matches("stop: asked for").count() == asked).then_some(()))
+            .await;
     }
     let reply = Peer::connect(&hive.socket).asks(ask(&json!("reset")).to_string().as_bytes());
     assert_eq!(refused(&reply), Refusal::Busy);
@@ -366,8 +372,7 @@ async fn what_has_begun_is_ended_though_its_asker_is_gone() {
     hive.wait_for_calls(1).await;
     let mut second = Peer::connect(&hive.socket);
     second.sends(&hive::frame(ask(&json!("stop")).to_string().as_bytes()));
-    // the second is known to wait
-    hive.wait_for_log("stop").await;
+    hive.wait_for_log("stop: asked for").await;
     drop(second);
     hive.wait_for_log("it is not begun").await;
     drop(first);
@@ -489,7 +494,7 @@ async fn a_secret_shows_nowhere() {
     let said = format!("{error:?} {error} {verb:?} {reply:?} {misplaced:?}");
     assert!(!said.contains(SECRET), "{said}");
     assert_eq!(hive.calls().pop().unwrap().input, SECRET, "the tool itself read it");
-    let log = hive::log();
+    let log = hive.log();
     assert!(log.contains("join: begun") && log.contains("bad-request"), "{log}");
     assert!(!log.contains(SECRET), "the log holds the secret");
 }

@@ -21,7 +21,7 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -109,11 +109,6 @@ pub fn everything_of_processes() -> Vec<(String, String)> {
         found.push((id, text));
     }
     found
-}
-
-/// What this process has logged so far, of all tests in it.
-pub fn log() -> String {
-    String::from_utf8_lossy(&log_bytes().lock().unwrap()).into_owned()
 }
 
 fn log_bytes() -> &'static Arc<Mutex<Vec<u8>>> {
@@ -213,6 +208,8 @@ pub struct Hive {
     /// What the log had at the start.
     logged: usize,
     server: Option<JoinHandle<std::io::Result<Ended>>>,
+    /// One at a time, so that the log is of one.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Drop for Hive {
@@ -229,6 +226,8 @@ impl Hive {
     }
 
     pub fn with(change: impl FnOnce(&mut ServerSettings)) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let logged = log_bytes().lock().unwrap().len();
         let dir = tempfile::tempdir().unwrap();
         let double = dir.path().join("usr/bin/kubeadm");
@@ -247,7 +246,7 @@ impl Hive {
         let mut settings = ServerSettings::new(None, Duration::from_secs(600));
         change(&mut settings);
         let server = tokio::spawn(serve(listener, Arc::new(engine), settings, std::future::pending()));
-        Self { socket, dir, kubeconfig, logged, server: Some(server) }
+        Self { socket, dir, kubeconfig, logged, server: Some(server), _alone: alone }
     }
 
     pub async fn client(&self) -> RootEngine {
@@ -277,9 +276,14 @@ impl Hive {
         until("a call of the tool", || (self.calls().len() == count).then_some(())).await;
     }
 
+    /// What was logged since the start of this.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&log_bytes().lock().unwrap()[self.logged..]).into_owned()
+    }
+
     /// Waits until the log has had that since the start of this.
     pub async fn wait_for_log(&self, text: &str) {
-        until(text, || log().get(self.logged..).unwrap_or_default().contains(text).then_some(())).await;
+        until(text, || self.log().contains(text).then_some(())).await;
     }
 
     /// The process of the last call.

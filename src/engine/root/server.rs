@@ -254,7 +254,10 @@ async fn attend(shared: Arc<Shared>, mut stream: UnixStream, begin: Begin) {
             tracing::warn!(user, process, "refused: this engine restores nothing");
             refuse(&shared, &mut stream, Refusal::Unsupported, "this engine cannot restore a snapshot").await
         }
-        Ok(Asked::Work(work)) => step(&shared, &mut stream, work, &begin).await,
+        Ok(Asked::Work(work)) => {
+            tracing::info!(user, process, "{}: asked for", work.verb());
+            step(&shared, &mut stream, work, &begin).await
+        }
     };
     if let Err(error) = answered {
         tracing::warn!(user, process, "the answer was not taken: {error}");
