@@ -7,6 +7,10 @@
 //! A broker has to be on this machine's loopback, or be spoken to over TLS (`tls = "on"`), or the configuration has to say
 //! `insecure_test_broker = true`.
 
+pub(crate) mod engine;
+
+use self::engine::RawEngine;
+pub use self::engine::{EngineConfig, EngineKind, EngineSettings, Pair, Taint};
 use crate::coordinator::Outside;
 use crate::link::is_loopback;
 use beehive_board::cut::Feed;
@@ -42,12 +46,8 @@ const DEFAULT_KEYS_DIR: &str = "/etc/beehive/identity";
 const DEFAULT_POLL_MS: u64 = 1_000;
 /// Below it the bus is busy for nothing; above it an over-current is old news.
 const POLL_MS: Range<u64> = 100..60_001;
-/// A step of the simulated engine; longer than its command's expiry it could not succeed.
-const STEP_MS: Range<u64> = 0..600_001;
 /// The labels of the GPIO chips with the 40-pin header's lines: Pi 0 to 3, Pi 4.
 const DEFAULT_CHIPS: [&str; 2] = ["pinctrl-bcm2835", "pinctrl-bcm2711"];
-/// The user that the packages make for the daemon.
-const DEFAULT_DAEMON_USER: &str = "beehive";
 const DEFAULT_MAX_UNAVAILABLE: u16 = 1;
 /// Ten joins at once are what a Pi as a control plane bears.
 const DEFAULT_MAX_PARALLEL: u16 = 10;
@@ -114,37 +114,6 @@ pub enum TlsSwitch {
 pub struct KeysConfig {
     /// The folder.
     pub dir: PathBuf,
-}
-
-/// The engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Which.
-    pub kind: EngineKind,
-    /// How long each step of the simulated engine takes, in milliseconds.
-    pub step_ms: u64,
-    /// What each step of the simulated engine runs, if anything: a program, without arguments.
-    pub step_program: Option<PathBuf>,
-    /// The version that is wanted; empty means the one that is installed.
-    pub version: Text<32>,
-    /// The user as which the daemon runs: beside root the only one that the root unit listens to.
-    pub daemon_user: String,
-}
-
-/// The engines that this program has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineKind {
-    /// None: it behaves like one.
-    Simulated,
-}
-
-impl EngineKind {
-    /// Its name in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Simulated => "simulated",
-        }
-    }
 }
 
 /// The way to the pins.
@@ -323,16 +292,6 @@ struct RawBroker {
 #[serde(deny_unknown_fields)]
 struct RawKeys {
     dir: Option<PathBuf>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawEngine {
-    kind: Option<String>,
-    step_ms: Option<u64>,
-    step_program: Option<PathBuf>,
-    version: Option<String>,
-    daemon_user: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -550,9 +509,9 @@ impl Config {
     /// Whether verbs that destroy are carried out when they come over the wire.
     pub fn destruction(&self) -> Destruction {
         match (self.engine.kind, self.broker_trust()) {
-            (EngineKind::Simulated, BrokerTrust::Loopback | BrokerTrust::Tls | BrokerTrust::InsecureTest) => {
-                Destruction::Allowed
-            }
+            (EngineKind::Simulated, BrokerTrust::Loopback | BrokerTrust::Tls | BrokerTrust::InsecureTest)
+            | (EngineKind::K3s | EngineKind::Kubeadm, BrokerTrust::Loopback | BrokerTrust::Tls) => Destruction::Allowed,
+            (EngineKind::K3s | EngineKind::Kubeadm, BrokerTrust::InsecureTest) => Destruction::RefusedInsecureWire,
         }
     }
 
@@ -671,22 +630,7 @@ fn interpret(raw: Raw, host_name: &str, check: &mut Check<'_>) -> Option<Config>
     let leds = check.choice(&["leds"], raw.leds.as_deref(), Switch::Auto, &switches);
     let broker = broker(raw.broker, check);
     let keys = KeysConfig { dir: check.folder(&["keys", "dir"], raw.keys.dir, DEFAULT_KEYS_DIR) };
-    let engine = EngineConfig {
-        kind: engine_kind(raw.engine.kind.as_deref(), check),
-        step_ms: check.within(
-            &["engine", "step_ms"],
-            raw.engine.step_ms.unwrap_or(0),
-            STEP_MS,
-            "a step that takes longer than its command may take can only fail",
-        ),
-        step_program: raw
-            .engine
-            .step_program
-            .filter(|program| !program.as_os_str().is_empty())
-            .map(|program| check.folder(&["engine", "step_program"], Some(program), "/usr/local/bin/step")),
-        version: check.short(&["engine", "version"], raw.engine.version.as_deref().unwrap_or("")),
-        daemon_user: daemon_user(raw.engine.daemon_user, check),
-    };
+    let engine = engine::engine(raw.engine, check);
     let pins = pins(raw.pins, &switches, check);
     let poe_hat = PoeHatConfig {
         bus: hat_bus(raw.poe_hat.bus.as_deref(), check),
@@ -760,34 +704,6 @@ fn broker(raw: RawBroker, check: &mut Check<'_>) -> BrokerConfig {
         check.problem("range", &["broker", "port"], "port in [broker] is 0".to_owned(), hint);
     }
     BrokerConfig { host, port, tls, insecure_test_broker }
-}
-
-fn engine_kind(given: Option<&str>, check: &mut Check<'_>) -> EngineKind {
-    let known = EngineKind::Simulated;
-    match given {
-        None => known,
-        Some(kind) if kind == known.as_str() => known,
-        Some(kind) => {
-            let message = format!("kind in [engine] is {kind:?}, an engine that this version of beehive does not have");
-            let hint = format!("write {:?}, the only one so far", known.as_str());
-            check.problem("value", &["engine", "kind"], message, hint);
-            known
-        }
-    }
-}
-
-/// A user's name as useradd(8) admits it.
-fn daemon_user(given: Option<String>, check: &mut Check<'_>) -> String {
-    let Some(given) = given else { return DEFAULT_DAEMON_USER.to_owned() };
-    let good = (1..=32).contains(&given.len())
-        && given.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
-        && given.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-    if !good {
-        let message = format!("daemon_user in [engine] is {given:?}, which is no user's name");
-        let hint = "write the user of beehive.service, such as \"beehive\"; root may always ask";
-        check.problem("value", &["engine", "daemon_user"], message, hint);
-    }
-    given
 }
 
 fn pins(raw: RawPins, switches: &[(&str, Switch)], check: &mut Check<'_>) -> PinsConfig {
@@ -1023,18 +939,7 @@ role = "{role_word}"
 # This node's keys and certificates, as `beehive crew init` made them.
 # dir = "{DEFAULT_KEYS_DIR}"
 
-[engine]
-# So far "{simulated}" is the only one.
-# kind = "{simulated}"
-# How long each of its steps takes, in milliseconds.
-# step_ms = 0
-# A program that each of its steps runs, without arguments and as this daemon's user; empty means none.
-# step_program = ""
-# The version that is wanted; empty means the one that is installed.
-# version = ""
-# The user that this daemon runs as: beside root the only one that `beehive engine` listens to.
-# daemon_user = "{DEFAULT_DAEMON_USER}"
-
+{engine}
 [pins]
 # The way to the pins: "character-device", "rppal", "linux-embedded-hal", "simulated" or "none".
 # backend = "{backend}"
@@ -1080,7 +985,7 @@ role = "{role_word}"
 # systemd, until it is asked more firmly.
 # hand_over_ms = {hand_over_ms}
 {cluster}"#,
-        simulated = EngineKind::Simulated.as_str(),
+        engine = engine::example(),
         backend = PinBackend::CharacterDevice.as_str(),
     )
 }

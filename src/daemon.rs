@@ -6,7 +6,7 @@ use crate::config::{Config, EngineKind, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::simulated::Settings;
-use crate::engine::{Engine, SimulatedEngine};
+use crate::engine::{Engine, RootEngine, SimulatedEngine};
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Standing, Trust};
@@ -71,7 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
-    let engine = engine(&config, &store, plane.clone())?;
+    let engine = engine(&config, &store, plane.clone()).await?;
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
@@ -146,9 +146,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The simulated engine lives in this process. A real one needs root and lives in the root unit: its kind is
-/// `RootEngine::open(kind.as_str(), &socket_of(config), store.clone()).await?` here.
-fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> anyhow::Result<Arc<dyn Engine>> {
+/// The simulated engine lives in this process; a real one needs root and lives in the root unit.
+async fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> anyhow::Result<Arc<dyn Engine>> {
     match config.engine.kind {
         EngineKind::Simulated => {
             let settings = Settings {
@@ -157,6 +156,10 @@ fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> anyhow
                 ..Settings::default()
             };
             Ok(Arc::new(SimulatedEngine::new(config.node.clone(), store.clone(), plane, settings)?))
+        }
+        kind @ (EngineKind::K3s | EngineKind::Kubeadm) => {
+            let socket = config.run_dir.join(crate::engine::root::SOCKET);
+            Ok(Arc::new(RootEngine::open(kind.as_str(), &socket, store.clone()).await?))
         }
     }
 }

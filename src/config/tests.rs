@@ -34,7 +34,14 @@ fn the_shortest_node_gets_the_defaults() {
                 insecure_test_broker: false
             },
             keys: KeysConfig { dir: "/etc/beehive/identity".into() },
-            engine: EngineConfig { kind: EngineKind::Simulated, step_ms: 0, step_program: None, version: Text::new() },
+            engine: EngineConfig {
+                kind: EngineKind::Simulated,
+                step_ms: 0,
+                step_program: None,
+                version: Text::new(),
+                daemon_user: "beehive".to_owned(),
+                settings: EngineSettings::default(),
+            },
             pins: PinsConfig {
                 backend: PinBackend::CharacterDevice,
                 chips: vec!["pinctrl-bcm2835".to_owned(), "pinctrl-bcm2711".to_owned()],
@@ -268,14 +275,14 @@ fn what_is_no_address() {
 }
 
 #[test]
-fn an_engine_that_is_not_there_yet() {
+fn an_engine_that_does_not_exist() {
     refused(
         NODE,
-        "[engine]\nkind = \"k3s\"\nstep_ms = 600001\nversion = \"1234567890123456789012345678901234567890\"\n\
+        "[engine]\nkind = \"k0s\"\nstep_ms = 600001\nversion = \"1234567890123456789012345678901234567890\"\n\
          step_program = \"step\"",
         &[
-            "b.toml:4:8: kind in [engine] is \"k3s\", an engine that this version of beehive does not have",
-            "  write \"simulated\", the only one so far",
+            "b.toml:4:8: kind in [engine] is \"k0s\", which is none of its values",
+            "  write one of \"k3s\", \"kubeadm\", \"simulated\"",
             "b.toml:5:11: step_ms in [engine] is 600001, which is not from 0 to 600000",
             "  choose one in that range: a step that takes longer than its command may take can only fail",
             "b.toml:7:16: step_program in [engine] is \"step\", which is not an absolute path",
@@ -284,6 +291,138 @@ fn an_engine_that_is_not_there_yet() {
             "  shorten it",
         ],
     );
+}
+
+#[test]
+fn the_real_engines_take_their_settings() {
+    let config = parse(&format!(
+        r#"{NODE}
+[engine]
+kind = "k3s"
+version = "v1.30.2+k3s1"
+artefacts = "/srv/releases"
+add_ons = "/srv/add-ons"
+pre_pull = ["docker.io/library/nginx:1.27.0"]
+labels = ["disk=ssd", "example.com/rack=3", "empty="]
+taints = ["dedicated=db:NoSchedule", "old:NoExecute"]
+interface = "eth0"
+advertise_address = "10.0.0.7"
+tls_sans = ["crew.local", "10.0.0.8"]
+kubelet_args = ["max-pods=40", "eviction-hard=memory.available<100Mi"]
+pod_cidr = "10.42.0.0/16"
+service_cidr = "fd00:43::/112"
+disable = ["traefik", "servicelb"]
+snapshots = 5
+[engine.mirrors]
+"docker.io" = ["https://mirror.local:5000", "http://10.0.0.9:5000/v2"]
+"#
+    ))
+    .unwrap();
+    assert_eq!((config.engine.kind, config.engine.version.as_str()), (EngineKind::K3s, "v1.30.2+k3s1"));
+    let settings = &config.engine.settings;
+    assert_eq!((settings.artefacts.to_str(), settings.add_ons.to_str()), (Some("/srv/releases"), Some("/srv/add-ons")));
+    assert_eq!(
+        settings.labels.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["disk=ssd", "example.com/rack=3", "empty="]
+    );
+    assert_eq!(
+        settings.taints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["dedicated=db:NoSchedule", "old=:NoExecute"]
+    );
+    assert_eq!(settings.kubelet_args[1], Pair { name: "eviction-hard".into(), value: "memory.available<100Mi".into() });
+    assert_eq!(
+        (settings.interface.as_deref(), settings.advertise_address),
+        (Some("eth0"), Some("10.0.0.7".parse().unwrap()))
+    );
+    assert_eq!(
+        (settings.pod_cidr.as_deref(), settings.service_cidr.as_deref()),
+        (Some("10.42.0.0/16"), Some("fd00:43::/112"))
+    );
+    assert_eq!(
+        (settings.tls_sans.len(), settings.disable.len(), settings.pre_pull.len(), settings.snapshots),
+        (2, 2, 1, 5)
+    );
+    assert_eq!(settings.mirrors["docker.io"], ["https://mirror.local:5000", "http://10.0.0.9:5000/v2"]);
+
+    // what is empty is as if it were not there
+    let empty = parse(&format!(
+        "{NODE}[engine]\ninterface = \"\"\nadvertise_address = \"\"\npod_cidr = \"\"\nservice_cidr = \"\""
+    ))
+    .unwrap();
+    assert_eq!(empty.engine.settings, EngineSettings::default());
+}
+
+#[test]
+fn a_real_engine_is_not_told_over_an_insecure_wire_to_destroy() {
+    for kind in ["k3s", "kubeadm"] {
+        let on = |broker: &str| parse(&format!("{NODE}[engine]\nkind = \"{kind}\"\n{broker}")).unwrap().destruction();
+        assert_eq!(on(""), Destruction::Allowed, "{kind}");
+        assert_eq!(on("[broker]\nhost = \"m\"\ntls = \"on\""), Destruction::Allowed, "{kind}");
+        assert_eq!(
+            on("[broker]\nhost = \"m\"\ninsecure_test_broker = true"),
+            Destruction::RefusedInsecureWire,
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn what_a_real_engine_cannot_take_is_refused() {
+    let wrong = |line: &str| {
+        let error = parse(&format!("{NODE}[engine]\nkind = \"k3s\"\n{line}")).unwrap_err();
+        assert_eq!((error.problems.len(), error.problems[0].at.unwrap().0), (1, 5), "{line}: {error}");
+        error.to_string()
+    };
+    for (line, words) in [
+        ("version = \"1.30;reboot\"", "which is no version"),
+        ("version = \"../../etc\"", "which is no version"),
+        ("artefacts = \"releases\"", "not an absolute path"),
+        ("artefacts = \"/srv/../etc\"", "no plain path"),
+        ("artefacts = \"/srv/a b\"", "no plain path"),
+        ("artefacts = \"/var/lib/rancher/k3s/images\"", "a reset removes \"/var/lib/rancher\""),
+        ("add_ons = \"/var/lib\"", "a reset removes"),
+        ("add_ons = \"/\"", "a reset removes"),
+        ("pre_pull = [\"nginx; reboot\"]", "pre_pull in [engine] names"),
+        ("pre_pull = [\"--all\"]", "pre_pull in [engine] names"),
+        ("labels = [\"disk\"]", "write a label such as"),
+        ("labels = [\"a=b c\"]", "write a label such as"),
+        ("labels = [\"-a=b\"]", "write a label such as"),
+        ("labels = [\"a=b,c=d\"]", "write a label such as"),
+        (
+            "labels = [\"node-role.kubernetes.io/worker=yes\"]",
+            "may not give itself labels below node-role.kubernetes.io",
+        ),
+        ("labels = [\"k8s.io/x=y\"]", "may not give itself"),
+        ("taints = [\"a=b\"]", "write a taint such as"),
+        ("taints = [\"a=b:Sometimes\"]", "write a taint such as"),
+        ("interface = \"eth0 up\"", "an interface's name"),
+        ("interface = \"-all\"", "an interface's name"),
+        ("interface = \"a123456789012345\"", "an interface's name"),
+        ("advertise_address = \"eth0\"", "this node's IP address"),
+        ("tls_sans = [\"https://x\"]", "a host's name or an IP address"),
+        ("kubelet_args = [\"--max-pods=4\"]", "without dashes"),
+        ("kubelet_args = [\"max-pods\"]", "without dashes"),
+        ("kubelet_args = [\"max-pods=4 --x\"]", "without dashes"),
+        ("kubelet_args = [\"max-pods=4\\nx\"]", "without dashes"),
+        ("kubelet_args = [\"node-ip=10.0.0.1\"]", "the engine sets node-ip itself"),
+        ("pod_cidr = \"10.42.0.0\"", "a range of addresses"),
+        ("pod_cidr = \"10.42.0.0/33\"", "a range of addresses"),
+        ("service_cidr = \"10.43.0.0/+16\"", "a range of addresses"),
+        ("disable = [\"etcd\"]", "parts of k3s"),
+        ("snapshots = 0", "which is not from 1 to 32"),
+        ("mirrors = { \"docker.io\" = [\"mirror\"] }", "no address of a registry"),
+        ("mirrors = { \"docker.io\" = [\"https://a\\\"b\"] }", "no address of a registry"),
+        ("mirrors = { \"docker io\" = [] }", "no registry"),
+    ] {
+        let error = wrong(line);
+        assert!(error.contains(words), "{line}: {error}");
+    }
+    let many = format!("labels = [{}]", "\"a=b\",".repeat(65));
+    assert!(wrong(&many).contains("lists 65, more than 64"));
+    let both = parse(&format!("{NODE}[engine]\nkind = \"kubeadm\"\ndisable = [\"traefik\"]\npod_cidr = \"10.0.0.0/16\"\nservice_cidr = \"10.0.0.0/16\"")).unwrap_err().to_string();
+    assert!(both.contains("names parts of k3s") && both.contains("are the same range"), "{both}");
+    let text = parse(&format!("{NODE}[engine]\nkind = \"k3s\"\nlabels = 1")).unwrap_err().to_string();
+    assert!(text.contains("invalid type"), "{text}");
 }
 
 #[test]

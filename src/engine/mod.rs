@@ -5,19 +5,30 @@
 //!
 //! | module | engine |
 //! | --- | --- |
+//! | `k3s` | k3s, one binary for small machines; the one for Pis |
+//! | `kubeadm` | kubeadm, with containerd |
 //! | [`root`] | none of its own: a real one in a process that is root, for a daemon that is not |
 //! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
 //!
-//! [`tool`] is how an engine runs programs, [`run`] what runs them, [`token`] the credential with which a Pi joins a real
-//! cluster.
+//! The real ones share `lifecycle`, which knows what a step finds and leaves, and [`site`], what they stand on. [`tool`] is how
+//! they run programs, [`run`] what runs them, [`token`] the credential with which a Pi joins a real cluster. They run as root,
+//! in a unit of their own.
 
+mod artefacts;
+mod k3s;
+mod kubeadm;
+mod lifecycle;
 pub mod root;
 pub mod run;
 pub mod simulated;
+pub mod site;
+mod snapshot;
+pub(crate) mod sweep;
 pub mod token;
 pub mod tool;
 
 use std::fmt;
+use std::sync::Arc;
 
 use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::node::EngineState;
@@ -25,8 +36,12 @@ use beehive_mqtt::{ClusterId, Text};
 use futures_util::future::BoxFuture;
 use zeroize::Zeroizing;
 
+use crate::config::{Config, EngineKind};
+pub use lifecycle::NAME_OF_CLUSTER;
 pub use root::RootEngine;
 pub use simulated::SimulatedEngine;
+pub use site::Ground;
+pub use tool::Tools;
 
 /// A piece of work for the engine of this Pi.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,4 +216,54 @@ pub trait Engine: Send + Sync {
     fn access(&self) -> BoxFuture<'static, Result<Option<KubeAccess>, EngineError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// The state as it is now: a real engine asks systemd, after whatever was asked for before it.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    fn look(&self) -> BoxFuture<'static, Result<EngineState, EngineError>> {
+        Box::pin(std::future::ready(Ok(self.state())))
+    }
+
+    /// Puts a kept copy of the cluster's state back, that of number `generation` or the newest, and lets the cluster run with
+    /// it. On the control plane only, and only a copy of this very cluster. Whatever was made after the copy is gone.
+    ///
+    /// # Errors
+    /// The future's error, as of [`Self::perform`]; `no-restore` where the engine keeps no copies.
+    fn restore(&self, generation: Option<u32>) -> BoxFuture<'static, Result<EngineDone, EngineError>> {
+        let number = generation.map_or_else(|| "the newest copy".to_owned(), |number| format!("copy {number}"));
+        let reason = format!("{number} cannot be put back: the engine {} keeps none", self.kind());
+        Box::pin(std::future::ready(Err(EngineError { code: "no-restore", reason, half: Half::Clean })))
+    }
+}
+
+/// Opens the real engine of the configuration on this Pi, with what it has stored.
+///
+/// # Errors
+/// `no-real-engine` where the configuration names the simulated one, which needs no root; `disk`; `other-engine` where this Pi is
+/// in a cluster by another one.
+pub fn open(config: &Config, tools: Arc<dyn Tools>) -> Result<Arc<dyn Engine>, EngineError> {
+    open_on(config, Ground::this_pi(tools))
+}
+
+/// As [`open`], on this ground.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(config: &Config, ground: Ground) -> Result<Arc<dyn Engine>, EngineError> {
+    let how: Box<dyn lifecycle::Distribution> = match config.engine.kind {
+        EngineKind::K3s => Box::new(k3s::K3s),
+        EngineKind::Kubeadm => Box::new(kubeadm::Kubeadm),
+        EngineKind::Simulated => {
+            let reason =
+                "kind in [engine] is \"simulated\", which needs no root; write \"k3s\" or \"kubeadm\"".to_owned();
+            return Err(EngineError { code: "no-real-engine", reason, half: Half::Clean });
+        }
+    };
+    let site = site::Site::new(config, ground).map_err(|failure| EngineError {
+        code: failure.code,
+        reason: failure.reason,
+        half: Half::Clean,
+    })?;
+    Ok(Arc::new(lifecycle::RealEngine::open(site, how)?))
 }

@@ -3,9 +3,9 @@
 #![allow(unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use beehive::engine::root::RootEngine;
 use beehive::engine::root::server::{Ended, ServerSettings, serve};
 use beehive::engine::root::wire::{MAX_REPLY_BYTES, Outcome, Refusal, Reply, VERSION};
-use beehive::engine::root::RootEngine;
 use beehive::engine::run::ChildTools;
 use beehive::engine::tool::{ToolCall, Tools};
 use beehive::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};

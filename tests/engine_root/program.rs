@@ -64,8 +64,7 @@ impl Program {
     async fn activated(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("engine.sock")).unwrap();
-        let child =
-            command(&dir, "beehive").args(more).stdin(Stdio::from(OwnedFd::from(listener))).spawn().unwrap();
+        let child = command(&dir, "beehive").args(more).stdin(Stdio::from(OwnedFd::from(listener))).spawn().unwrap();
         let program = Self { dir, child };
         until("the root unit to listen", || program.log().contains("the root unit listens").then_some(())).await;
         program
@@ -161,8 +160,7 @@ async fn the_program_says_why_it_does_not_start() {
     assert!(running.socket().exists());
     let mut third = command(&running.dir, "beehive");
     let log_3 = running.dir.path().join("log-3");
-    let mut third =
-        third.stderr(File::create(&log_3).unwrap()).arg("--socket").arg(running.socket()).spawn().unwrap();
+    let mut third = third.stderr(File::create(&log_3).unwrap()).arg("--socket").arg(running.socket()).spawn().unwrap();
     until("the third one to listen", || {
         fs::read_to_string(&log_3).unwrap().contains("the root unit listens").then_some(())
     })

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,15 +22,16 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::wire::{
-    self, Ask, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Release, Reply, Standing,
-    TAKE_BACK, VERSION, Verb, nothing_known,
+    self, Ask, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Release, Reply,
+    Standing, TAKE_BACK, VERSION, Verb, nothing_known,
 };
 use crate::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};
 use crate::store::Store;
 
-/// How often the state is asked for. An engine that was stopped by somebody's hand is seen within this time; on a Pi one
-/// question costs well below a millisecond.
+/// How often it is asked how the engine stood last. A question costs well below a millisecond.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the root unit looks anew: an engine that somebody stopped by hand is seen within this time. It costs a program.
+pub const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(60);
 /// How long a question is waited for that waits for no step. systemd starts the root unit for the first one.
 pub const LOOK_TIME: Duration = Duration::from_secs(10);
 /// The file in the daemon's store.
@@ -63,6 +64,8 @@ struct Inner {
     store: Store,
     /// Whether the daemon is ending, and what it asked for is to be brought to its end without it.
     leaving: AtomicBool,
+    /// Steps that are waited for.
+    steps: AtomicUsize,
     known: Mutex<Known>,
 }
 
@@ -100,9 +103,13 @@ impl RootEngine {
             release: wire::own_release(),
             store,
             leaving: AtomicBool::new(false),
+            steps: AtomicUsize::new(0),
             known: Mutex::new(Known { state: kept.clone(), at_ns: 0, kept, answers: Answers::Yes }),
         });
-        inner.look().await;
+        inner.ask_state().await;
+        if lock(&inner.known).answers == Answers::Yes {
+            inner.look_closely().await;
+        }
         tokio::spawn(keep_looking(Arc::downgrade(&inner)));
         Ok(Self { _owner: Arc::new(Owner(Arc::clone(&inner))), inner })
     }
@@ -126,15 +133,45 @@ impl Engine for RootEngine {
         let inner = Arc::clone(&self.inner);
         async move { inner.access().await }.boxed()
     }
+
+    fn look(&self) -> BoxFuture<'static, Result<EngineState, EngineError>> {
+        let inner = Arc::clone(&self.inner);
+        async move { inner.look().await }.boxed()
+    }
+
+    fn restore(&self, generation: Option<u32>) -> BoxFuture<'static, Result<EngineDone, EngineError>> {
+        let inner = Arc::clone(&self.inner);
+        let verb = generation.map_or(Verb::RestoreNewest, |generation| Verb::Restore { generation });
+        async move { inner.step(verb).await }.boxed()
+    }
 }
 
 async fn keep_looking(engine: Weak<Inner>) {
+    let mut closely = tokio::time::Instant::now() + LOOK_CLOSELY_EVERY;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        match engine.upgrade() {
-            Some(engine) => engine.look().await,
-            None => return,
+        let Some(engine) = engine.upgrade() else { return };
+        engine.ask_state().await;
+        if closely <= tokio::time::Instant::now() && engine.steps.load(Ordering::Relaxed) == 0 {
+            closely = tokio::time::Instant::now() + LOOK_CLOSELY_EVERY;
+            engine.look_closely().await;
         }
+    }
+}
+
+/// A step that is waited for.
+struct UnderWay(Arc<Inner>);
+
+impl UnderWay {
+    fn begin(engine: &Arc<Inner>) -> Self {
+        engine.steps.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(engine))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.steps.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -155,8 +192,8 @@ impl Drop for Request {
 }
 
 impl Inner {
-    /// Asks for the state.
-    async fn look(self: &Arc<Self>) {
+    /// Asks how the engine stands, as last known.
+    async fn ask_state(self: &Arc<Self>) {
         let found = match timeout(LOOK_TIME, self.ask(Verb::State)).await {
             Ok(Ok((reply, _))) => match reply.outcome {
                 Outcome::State => Ok(()),
@@ -175,12 +212,35 @@ impl Inner {
         }
     }
 
+    /// Lets the root unit look how the engine stands now, if no step is in its way.
+    async fn look_closely(self: &Arc<Self>) {
+        match timeout(LOOK_TIME, self.look()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!("how the engine stands is not known: {error}"),
+            // a step that another daemon asked for
+            Err(_) => tracing::debug!("how the engine stands is not known: a step is in the way"),
+        }
+    }
+
+    async fn look(self: &Arc<Self>) -> Result<EngineState, EngineError> {
+        let (reply, _) = self.ask(Verb::Look).await?;
+        match (reply.outcome, reply.standing) {
+            (Outcome::State, Some(standing)) => Ok(standing.state),
+            (outcome, _) => Err(failure(outcome)),
+        }
+    }
+
     async fn perform(self: &Arc<Self>, work: &EngineWork) -> Result<EngineDone, EngineError> {
         let verb = Verb::of(work).map_err(|error| EngineError {
             code: "bad-request",
             reason: format!("{}: {error}", work.verb()),
             half: Half::Clean,
         })?;
+        self.step(verb).await
+    }
+
+    async fn step(self: &Arc<Self>, verb: Verb) -> Result<EngineDone, EngineError> {
+        let _under_way = UnderWay::begin(self);
         let (reply, _) = self.ask(verb).await?;
         match reply.outcome {
             Outcome::Done { code, detail } => {
@@ -299,7 +359,10 @@ fn failure(outcome: Outcome) -> EngineError {
 fn silent() -> EngineError {
     EngineError {
         code: "engine-unit",
-        reason: format!("the root unit does not answer within {} s; see `journalctl -u beehive-engine`", LOOK_TIME.as_secs()),
+        reason: format!(
+            "the root unit does not answer within {} s; see `journalctl -u beehive-engine`",
+            LOOK_TIME.as_secs()
+        ),
         half: Half::Clean,
     }
 }
@@ -308,7 +371,9 @@ fn silent() -> EngineError {
 fn lost(error: &FrameError) -> EngineError {
     EngineError {
         code: "engine-unit",
-        reason: format!("the root unit ended before it answered ({error}); see `journalctl -u beehive-engine`, and ask again"),
+        reason: format!(
+            "the root unit ended before it answered ({error}); see `journalctl -u beehive-engine`, and ask again"
+        ),
         half: Half::HalfDone,
     }
 }

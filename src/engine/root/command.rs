@@ -17,7 +17,6 @@ use anyhow::{Context as _, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::SOCKET;
 use super::server::{self, Ended, ServerSettings};
 use crate::config::{Config, EngineKind};
 use crate::engine::run::{self, ChildTools};
@@ -27,7 +26,6 @@ use crate::engine::{Engine, SimulatedEngine};
 use crate::kube::ControlPlane;
 use crate::store::Store;
 use beehive_mqtt::node::Role;
-
 
 /// Where users are looked up. A system user stands there; nobody's directory service is asked by a root process.
 const USERS: &str = "/etc/passwd";
@@ -55,7 +53,9 @@ pub struct Serve {
 pub async fn serve(serve: Serve) -> anyhow::Result<()> {
     let Serve { config, socket, tools_below, idle } = serve;
     if !rustix::process::geteuid().is_root() {
-        bail!("beehive engine serve needs root: it runs what changes this machine; start beehive-engine.socket instead");
+        bail!(
+            "beehive engine serve needs root: it runs what changes this machine; start beehive-engine.socket instead"
+        );
     }
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -102,7 +102,7 @@ pub async fn serve(serve: Serve) -> anyhow::Result<()> {
 }
 
 /// The engine that the configuration names.
-fn engine(config: &Config, _tools: Arc<dyn Tools>) -> anyhow::Result<Arc<dyn Engine>> {
+fn engine(config: &Config, tools: Arc<dyn Tools>) -> anyhow::Result<Arc<dyn Engine>> {
     match config.engine.kind {
         // the daemon has it in its own process; here it is for trying this unit, in a folder of its own
         EngineKind::Simulated => {
@@ -120,12 +120,8 @@ fn engine(config: &Config, _tools: Arc<dyn Tools>) -> anyhow::Result<Arc<dyn Eng
             };
             Ok(Arc::new(SimulatedEngine::new(config.node.clone(), store, plane, settings)?))
         }
+        EngineKind::K3s | EngineKind::Kubeadm => Ok(crate::engine::open(config, tools)?),
     }
-}
-
-/// Where the daemon of `config` asks.
-pub fn socket_of(config: &Config) -> PathBuf {
-    config.run_dir.join(SOCKET)
 }
 
 /// The socket that systemd listens on.
@@ -195,8 +191,11 @@ mod tests {
     fn a_user_is_found_by_its_whole_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("passwd");
-        fs::write(&file, "root:x:0:0:root:/root:/bin/sh\nbeehive2:x:7:8::/:\nbeehive:x:990:991::/:/bin/false\nbad:x:y\n")
-            .unwrap();
+        fs::write(
+            &file,
+            "root:x:0:0:root:/root:/bin/sh\nbeehive2:x:7:8::/:\nbeehive:x:990:991::/:/bin/false\nbad:x:y\n",
+        )
+        .unwrap();
         assert_eq!(user(&file, "beehive").unwrap(), Some(User { id: 990, group: 991 }));
         assert_eq!(user(&file, "bee").unwrap(), None);
         assert_eq!(user(&file, "bad").unwrap(), None);

@@ -22,4 +22,3 @@ pub use client::RootEngine;
 
 /// The socket's name in the configuration's `run_dir`; `beehive-engine.socket` says the same.
 pub const SOCKET: &str = "engine.sock";
-

@@ -27,10 +27,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::wire::{
-    self, Asked, FrameError, Follows, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Refusal, Release,
-    Reply, Said, Standing, TAKE_BACK, VERSION,
+    self, Asked, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Refusal, Release,
+    Reply, Said, Standing, Step, TAKE_BACK, VERSION,
 };
-use crate::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};
+use crate::engine::{Engine, EngineDone, EngineError, Half, KubeAccess};
 
 /// The daemon has one connection for its step, one for the state and one for the kubeconfig; a console's `doctor` may add some.
 pub const MOST_CONNECTIONS: usize = 16;
@@ -153,6 +153,19 @@ struct Shared {
     release: Release,
 }
 
+impl Shared {
+    async fn carry_out(
+        &self,
+        number: usize,
+        word: &str,
+        work: BoxFuture<'static, Result<EngineDone, EngineError>>,
+    ) -> Outcome {
+        tracing::info!(number, "{word}: begun");
+        let longest = self.settings.longest_step;
+        logged(number, word, timeout(longest, work).await.unwrap_or_else(|_| Err(too_long(word, longest))))
+    }
+}
+
 /// The steps at work. They belong to the server and not to the connections: a connection may end before its step.
 #[derive(Default)]
 struct Steps {
@@ -161,11 +174,11 @@ struct Steps {
 
 /// A step, and whom to tell.
 struct Order {
-    work: EngineWork,
+    step: Step,
     place: Place,
     begun: Arc<AtomicBool>,
     handle: oneshot::Sender<AbortHandle>,
-    ended: oneshot::Sender<Result<EngineDone, EngineError>>,
+    ended: oneshot::Sender<Outcome>,
 }
 
 /// A place among those that wait; given back however the waiting ends.
@@ -187,32 +200,46 @@ impl Drop for Place {
 
 impl Steps {
     fn begin(&mut self, shared: &Arc<Shared>, order: Order) {
-        let Order { work, place, begun, handle, ended } = order;
+        let Order { step, place, begun, handle, ended } = order;
         let shared = Arc::clone(shared);
         let number = shared.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        let verb = work.verb();
-        let step = async move {
+        let word = step.word();
+        let work = async move {
             let _turn = shared.turn.lock().await;
             drop(place);
             begun.store(true, Ordering::Relaxed);
-            tracing::info!(number, "{verb}: begun");
-            let outcome = timeout(shared.settings.longest_step, shared.engine.perform(work)).await;
-            let outcome = outcome.unwrap_or_else(|_| {
-                Err(EngineError {
-                    code: "deadline",
-                    reason: format!("{verb} did not end within {} s", shared.settings.longest_step.as_secs()),
-                    half: Half::HalfDone,
-                })
-            });
-            match &outcome {
-                Ok(done) => tracing::info!(number, "{verb}: {}: {}", done.code, done.detail),
-                Err(error) => tracing::warn!(number, "{verb}: {}: {}", error.code, error.reason),
-            }
+            let longest = shared.settings.longest_step;
+            let outcome = match step {
+                // asked every minute: only a failure is worth a line
+                Step::Look => match timeout(longest, shared.engine.look()).await {
+                    Ok(Ok(_)) => Outcome::State,
+                    Ok(Err(error)) => logged(number, word, Err(error)),
+                    Err(_) => logged(number, word, Err(too_long(word, longest))),
+                },
+                Step::Work(work) => shared.carry_out(number, word, shared.engine.perform(work)).await,
+                Step::Restore(generation) => shared.carry_out(number, word, shared.engine.restore(generation)).await,
+            };
             // fails where the asker went meanwhile; it finds the step done when it asks again
             let _ = ended.send(outcome);
         };
-        let _ = handle.send(self.work.spawn(step));
+        let _ = handle.send(self.work.spawn(work));
     }
+}
+
+fn too_long(word: &str, longest: Duration) -> EngineError {
+    EngineError {
+        code: "deadline",
+        reason: format!("{word} did not end within {} s", longest.as_secs()),
+        half: Half::HalfDone,
+    }
+}
+
+fn logged(number: usize, word: &str, ended: Result<EngineDone, EngineError>) -> Outcome {
+    match &ended {
+        Ok(done) => tracing::info!(number, "{word}: {}: {}", done.code, done.detail),
+        Err(error) => tracing::warn!(number, "{word}: {}: {}", error.code, error.reason),
+    }
+    ended.into()
 }
 
 type Begin = tokio::sync::mpsc::UnboundedSender<Order>;
@@ -250,13 +277,12 @@ async fn attend(shared: Arc<Shared>, mut stream: UnixStream, begin: Begin) {
         }
         Ok(Asked::State) => answer(&shared, &mut stream, Outcome::State).await,
         Ok(Asked::Access) => access(&shared, &mut stream).await,
-        Ok(Asked::Restore(_)) => {
-            tracing::warn!(user, process, "refused: this engine restores nothing");
-            refuse(&shared, &mut stream, Refusal::Unsupported, "this engine cannot restore a snapshot").await
-        }
-        Ok(Asked::Work(work)) => {
-            tracing::info!(user, process, "{}: asked for", work.verb());
-            step(&shared, &mut stream, work, &begin).await
+        Ok(Asked::Step(asked)) => {
+            match &asked {
+                Step::Look => {}
+                Step::Work(_) | Step::Restore(_) => tracing::info!(user, process, "{}: asked for", asked.word()),
+            }
+            step(&shared, &mut stream, asked, &begin).await
         }
     };
     if let Err(error) = answered {
@@ -272,16 +298,16 @@ enum Asker {
     Gone,
 }
 
-async fn step(shared: &Arc<Shared>, stream: &mut UnixStream, work: EngineWork, begin: &Begin) -> io::Result<()> {
-    let verb = work.verb();
+async fn step(shared: &Arc<Shared>, stream: &mut UnixStream, step: Step, begin: &Begin) -> io::Result<()> {
+    let word = step.word();
     let Some(place) = Place::take(shared) else {
-        tracing::warn!("{verb}: refused: {MOST_WAITING} steps are waiting");
+        tracing::warn!("{word}: refused: {MOST_WAITING} steps are waiting");
         return refuse(shared, stream, Refusal::Busy, "too many steps are waiting; ask again").await;
     };
     let begun = Arc::new(AtomicBool::new(false));
     let (handle, handed) = oneshot::channel();
     let (ended, mut outcome) = oneshot::channel();
-    let ordered = begin.send(Order { work, place, begun: Arc::clone(&begun), handle, ended });
+    let ordered = begin.send(Order { step, place, begun: Arc::clone(&begun), handle, ended });
     let (Ok(()), Ok(handle)) = (ordered, handed.await) else {
         return refuse(shared, stream, Refusal::Ending, "the root unit is ending; ask again").await;
     };
@@ -289,7 +315,7 @@ async fn step(shared: &Arc<Shared>, stream: &mut UnixStream, work: EngineWork, b
         biased;
         outcome = &mut outcome => {
             return match outcome {
-                Ok(outcome) => answer(shared, stream, outcome.into()).await,
+                Ok(outcome) => answer(shared, stream, outcome).await,
                 // it ended without a word: a panic, or the end of the root unit
                 Err(_) => answer(shared, stream, lost().into()).await,
             };
@@ -298,14 +324,16 @@ async fn step(shared: &Arc<Shared>, stream: &mut UnixStream, work: EngineWork, b
     };
     match (asker, begun.load(Ordering::Relaxed)) {
         (Asker::TakesBack, _) => {
-            tracing::warn!("{verb}: taken back by its asker; it is dropped");
+            tracing::warn!("{word}: taken back by its asker; it is dropped");
             handle.abort();
         }
         (Asker::Gone, false) => {
-            tracing::warn!("{verb}: its asker is gone before it began; it is not begun");
+            tracing::warn!("{word}: its asker is gone before it began; it is not begun");
             handle.abort();
         }
-        (Asker::Gone, true) => tracing::warn!("{verb}: its asker is gone, or says more than one request; it is brought to its end"),
+        (Asker::Gone, true) => {
+            tracing::warn!("{word}: its asker is gone, or says more than one request; it is brought to its end")
+        }
     }
     Ok(())
 }
@@ -368,11 +396,7 @@ async fn answer(shared: &Shared, stream: &mut UnixStream, outcome: Outcome) -> i
     in_time(wire::write_frame(stream, &bytes)).await
 }
 
-fn reply(
-    shared: &Shared,
-    standing: Option<Standing>,
-    outcome: Outcome,
-) -> io::Result<zeroize::Zeroizing<Vec<u8>>> {
+fn reply(shared: &Shared, standing: Option<Standing>, outcome: Outcome) -> io::Result<zeroize::Zeroizing<Vec<u8>>> {
     let reply = Reply { v: VERSION, release: shared.release.clone(), standing, outcome };
     wire::to_bytes(&reply, MAX_REPLY_BYTES).map_err(io::Error::other)
 }

@@ -15,7 +15,7 @@
 //! | `server` | [`Server`]: a host's name or an IP address (IPv6 in brackets where a port follows), perhaps with `:PORT`; 128 bytes at most |
 //! | `version` | [`Version`]: nothing, or 1 to 32 of `A-Z a-z 0-9 . + - _`, a letter or digit first, no `..` |
 //! | `credential` | [`Credential`]: 1 to 256 of `A-Z a-z 0-9 . : _ -` and single blanks between, a letter or digit first |
-//! | `snapshot` | [`SnapshotName`]: 1 to 64 of `a-z 0-9 -`, no hyphen at an end |
+//! | `generation` | a whole number from 0 to 4294967295 |
 //!
 //! A key that is not known is refused, and so is a key that is missing. No field is a path, a flag or a line for a shell.
 
@@ -139,20 +139,13 @@ field!(
     "1 to 256 of A-Z a-z 0-9 . : _ - and single blanks between, a letter or digit first",
     is_credential
 );
-field!(
-    /// A snapshot that this Pi keeps, by the name that it was given.
-    SnapshotName,
-    "snapshot",
-    "1 to 64 of a-z 0-9 -, no hyphen at an end",
-    is_snapshot
-);
 
 macro_rules! shown {
     ($($name:ident),*) => { $(impl fmt::Debug for $name {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{:?}", self.as_str()) }
     })* };
 }
-shown!(Release, Server, Version, SnapshotName);
+shown!(Release, Server, Version);
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,10 +170,6 @@ fn is_version(text: &str) -> bool {
 
 fn is_credential(text: &str) -> bool {
     is_word(text, MAX_SECRET_BYTES, b".:_- ") && !text.contains("  ") && !text.ends_with(' ')
-}
-
-fn is_snapshot(text: &str) -> bool {
-    is_word(text, 64, b"-") && !text.ends_with('-') && !text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 fn is_server(text: &str) -> bool {
@@ -228,8 +217,10 @@ pub struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
-    /// How the engine stands. It waits for nothing.
+    /// How the engine stands, as last known. It waits for nothing.
     State,
+    /// How it stands now ([`Engine::look`](crate::engine::Engine::look)). It waits for its turn.
+    Look,
     /// What opens the API server of this control plane. It waits for no step.
     Access,
     /// [`EngineWork::Initialise`]
@@ -258,11 +249,13 @@ pub enum Verb {
     Reset,
     /// [`EngineWork::Snapshot`]
     Snapshot,
-    /// The control plane's state is taken back from a snapshot.
+    /// The control plane's state is put back from the copy of that number ([`Engine::restore`](crate::engine::Engine::restore)).
     Restore {
         /// Which.
-        snapshot: SnapshotName,
+        generation: u32,
     },
+    /// The same from the newest copy.
+    RestoreNewest,
     /// [`EngineWork::AddOns`]
     AddOns,
     /// [`EngineWork::Upgrade`]
@@ -280,39 +273,44 @@ pub enum Asked {
     /// [`Verb::Access`]
     Access,
     /// A step, which waits for its turn.
-    Work(EngineWork),
-    /// [`Verb::Restore`]
-    Restore(SnapshotName),
+    Step(Step),
 }
 
-impl Verb {
+/// What waits for its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A piece of work.
+    Work(EngineWork),
+    /// A copy of the cluster's state is put back: that one or the newest.
+    Restore(Option<u32>),
+    /// [`Verb::Look`]
+    Look,
+}
+
+impl Step {
     /// The word for the log.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::State => "state",
-            Self::Access => "access",
-            Self::Initialise { .. } => "initialise",
-            Self::Join { .. } => "join",
-            Self::Stop => "stop",
-            Self::Start => "start",
-            Self::Reset => "reset",
-            Self::Snapshot => "snapshot",
-            Self::Restore { .. } => "restore",
-            Self::AddOns => "add-ons",
-            Self::Upgrade { .. } => "upgrade",
+            Self::Work(work) => work.verb().as_str(),
+            Self::Restore(_) => "restore",
+            Self::Look => "look",
         }
     }
+}
 
+impl Verb {
     /// As an engine is told.
     ///
     /// # Errors
     /// If the credential is longer than one can be, which its type excludes.
     pub fn asked(self) -> Result<Asked, NotAdmitted> {
         let version = |version: Version| Text::cut(version.as_str());
-        Ok(Asked::Work(match self {
+        Ok(Asked::Step(Step::Work(match self {
             Self::State => return Ok(Asked::State),
             Self::Access => return Ok(Asked::Access),
-            Self::Restore { snapshot } => return Ok(Asked::Restore(snapshot)),
+            Self::Look => return Ok(Asked::Step(Step::Look)),
+            Self::Restore { generation } => return Ok(Asked::Step(Step::Restore(Some(generation)))),
+            Self::RestoreNewest => return Ok(Asked::Step(Step::Restore(None))),
             Self::Initialise { cluster, version: wanted } => {
                 EngineWork::Initialise { cluster, version: version(wanted) }
             }
@@ -331,7 +329,7 @@ impl Verb {
             Self::Snapshot => EngineWork::Snapshot,
             Self::AddOns => EngineWork::AddOns,
             Self::Upgrade { version: wanted } => EngineWork::Upgrade { version: version(wanted) },
-        }))
+        })))
     }
 
     /// As the daemon asks for a piece of work.
@@ -465,8 +463,6 @@ pub enum Refusal {
     OtherVersion,
     /// It is no request, or a field holds what it does not admit.
     BadRequest,
-    /// This engine cannot do it.
-    Unsupported,
     /// The root unit is ending.
     Ending,
 }
@@ -481,7 +477,6 @@ impl Refusal {
             Self::Length => "length",
             Self::OtherVersion => "other-version",
             Self::BadRequest => "bad-request",
-            Self::Unsupported => "unsupported",
             Self::Ending => "ending",
         }
     }
@@ -594,9 +589,7 @@ pub fn parse_ask(bytes: &[u8]) -> Result<Ask, (Refusal, String)> {
     }
     let bad = |error: &serde_json::Error| {
         let kind = match error.classify() {
-            serde_json::error::Category::Data => {
-                "a key is missing or unknown, or a field holds what it does not admit"
-            }
+            serde_json::error::Category::Data => "a key is missing or unknown, or a field holds what it does not admit",
             serde_json::error::Category::Syntax
             | serde_json::error::Category::Eof
             | serde_json::error::Category::Io => "this is no JSON",
@@ -605,7 +598,8 @@ pub fn parse_ask(bytes: &[u8]) -> Result<Ask, (Refusal, String)> {
     };
     let Versioned { v } = serde_json::from_slice(bytes).map_err(|error| bad(&error))?;
     if v != VERSION {
-        let reason = format!("the request is of version {v}, this root unit speaks {VERSION}; restart both after an upgrade");
+        let reason =
+            format!("the request is of version {v}, this root unit speaks {VERSION}; restart both after an upgrade");
         return Err((Refusal::OtherVersion, reason));
     }
     serde_json::from_slice(bytes).map_err(|error| bad(&error))

@@ -128,7 +128,9 @@ async fn children_hold_the_contract() {
 async fn transient_units_hold_the_contract() {
     if !sd_notify::booted().unwrap_or(false) {
         // no skipped test passes for one that ran: what can be held without systemd is below, and this line says the rest
-        eprintln!("NOT RUN: systemd does not manage this machine, so the contract was not held against transient units");
+        eprintln!(
+            "NOT RUN: systemd does not manage this machine, so the contract was not held against transient units"
+        );
         return;
     }
     contract(&UnitTools::open().await.unwrap()).await;

@@ -44,6 +44,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Exit statuses that systemd gives where it could not run the program (systemd.exec(5), "Process Exit Codes").
 const NOT_RUN: std::ops::RangeInclusive<i32> = 200..=243;
+/// `LOG_NOTICE` of syslog(3): systemd tells starts and ends as information.
+const LOG_NOTICE: i32 = 5;
 /// `CLD_EXITED` of siginfo(2): it ended by itself. Everything else was a signal.
 const EXITED: i32 = 1;
 
@@ -110,18 +112,7 @@ impl UnitTools {
 }
 
 /// A unit as `ListUnitsByPatterns` tells it; its name comes first.
-type Listed = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
+type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 impl Tools for UnitTools {
     fn run(&self, call: ToolCall) -> BoxFuture<'static, Result<Ran, ToolError>> {
@@ -194,6 +185,10 @@ fn properties(call: &ToolCall, inherited: &[String]) -> Vec<Property> {
         // all of it, at once: a program that is ended here has had its time, and each step can be done again
         ("KillMode", Value::from("control-group")),
         ("KillSignal", Value::from(9_i32)),
+        // an exit with another status is an answer and no failure of systemd's; and a line of the journal for the start and
+        // the end of each program would wear the card
+        ("SuccessExitStatus", Value::from((statuses(), Vec::<i32>::new()))),
+        ("LogLevelMax", Value::from(LOG_NOTICE)),
         ("MemoryMax", Value::from(MEMORY_MAX_BYTES)),
         ("TasksMax", Value::from(TASKS_MAX)),
         // a core file would hold what it read
@@ -206,6 +201,11 @@ fn properties(call: &ToolCall, inherited: &[String]) -> Vec<Property> {
         ("CollectMode", Value::from("inactive-or-failed")),
         ("AddRef", Value::from(true)),
     ]
+}
+
+/// Every exit status that can be a program's own.
+fn statuses() -> Vec<i32> {
+    (1..=255).filter(|status| !NOT_RUN.contains(status)).collect()
 }
 
 /// The program's own name, for the unit's.
@@ -320,8 +320,7 @@ async fn unit(call: &ToolCall, pipes: Pipes) -> zbus::Result<End> {
     let others: Vec<(String, Vec<(String, OwnedValue)>)> = Vec::new();
     // from here on, whatever becomes of the call
     let mut running = Running { manager: manager.clone(), unit: unit.clone(), ended: Ended::No };
-    let job: OwnedObjectPath =
-        manager.call("StartTransientUnit", &(unit.as_str(), "fail", properties, others)).await?;
+    let job: OwnedObjectPath = manager.call("StartTransientUnit", &(unit.as_str(), "fail", properties, others)).await?;
     loop {
         let Some(signal) = removed.next().await else {
             return Err(zbus::Error::Failure("the system bus ended".to_owned()));
@@ -374,6 +373,10 @@ mod tests {
             ("Type", Value::from("oneshot")),
             ("KillMode", Value::from("control-group")),
             ("DefaultDependencies", Value::from(false)),
+            // an exit with another status is an answer and no failure of systemd's; and a line of the journal for the start and
+            // the end of each program would wear the card
+            ("SuccessExitStatus", Value::from((statuses(), Vec::<i32>::new()))),
+            ("LogLevelMax", Value::from(LOG_NOTICE)),
             ("MemoryMax", Value::from(MEMORY_MAX_BYTES)),
             ("TasksMax", Value::from(TASKS_MAX)),
             ("LimitCORE", Value::from(0_u64)),
