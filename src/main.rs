@@ -40,7 +40,7 @@ fn main() -> std::process::ExitCode {
         }
         Command::Engine(EngineCommand::Serve(arguments)) => {
             log("info");
-            match Config::load(&arguments.config) {
+            let code = match Config::load(&arguments.config) {
                 Ok(config) => {
                     let serve = Serve {
                         config,
@@ -51,7 +51,12 @@ fn main() -> std::process::ExitCode {
                     block_on(command::serve(serve)).map_or(ExitCode::Failed, outcome)
                 }
                 Err(error) => complain(ExitCode::Usage, &error),
+            };
+            if code != ExitCode::Done && arguments.socket.is_none() {
+                // systemd starts it again at once, as long as somebody waits at the socket
+                std::thread::sleep(command::PAUSE);
             }
+            code
         }
         Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
             Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),

@@ -27,6 +27,10 @@ use crate::kube::ControlPlane;
 use crate::store::Store;
 use beehive_mqtt::node::Role;
 
+/// How long a root unit that systemd started and that cannot work stays before it says so by its end: what is wrong (a mistake
+/// in the configuration, no bus yet) is not mended within milliseconds, and each start costs a line of the journal.
+pub const PAUSE: Duration = Duration::from_secs(5);
+
 /// Where users are looked up. A system user stands there; nobody's directory service is asked by a root process.
 const USERS: &str = "/etc/passwd";
 
