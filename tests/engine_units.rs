@@ -167,10 +167,14 @@ async fn transient_units_hold_the_contract() {
         Place::Outside => under_systemd("transient_units_hold_the_contract"),
         Place::UnderSystemd => {
             contract(&UnitTools::open().await.unwrap()).await;
-            // nothing of it is left with systemd, a failure neither
-            assert_eq!(tool_units(), Vec::<String>::new());
+            no_units().await;
         }
     }
+}
+
+/// Nothing is left with systemd, a failure neither. A unit whose caller went is let go a moment later.
+async fn no_units() {
+    until("the last unit to go", || tool_units().is_empty().then_some(())).await;
 }
 
 /// The transient units that there are, in whatever state.
@@ -271,7 +275,7 @@ async fn shipped_units() {
     assert!(!Path::new("/etc/kubernetes").exists());
     assert_eq!(engine.perform(EngineWork::Reset).await.unwrap().code, "unchanged");
     // each of its programs was a unit; none is left
-    assert_eq!(tool_units(), Vec::<String>::new());
+    no_units().await;
 
     // at work, it is a unit of its own and no child of the root unit
     bench.hold();
@@ -292,7 +296,7 @@ async fn shipped_units() {
     let state = engine.look().await.unwrap();
     assert_eq!(state.cluster, None);
     gone(&process).await;
-    assert_eq!(tool_units(), Vec::<String>::new());
+    no_units().await;
 
     // its stop is that of its programs
     bench.hold();
@@ -306,4 +310,23 @@ async fn shipped_units() {
     bench.let_go();
     let done = engine.perform(EngineWork::Reset).await.unwrap();
     assert!(done.code == "done" && done.detail.contains("cut short"), "{done:?}");
+
+    // while the system stops, beehive-drain.service asks for the engine's stop: the root unit is there still, and systemd takes
+    // its programs, though it takes nothing any more that shutdown.target excludes
+    let stopping = PathBuf::from(std::env::var_os("WORK").unwrap()).join("stopping");
+    systemctl(&["start", "beehive-drain.service"]);
+    systemctl(&["start", "--no-block", "--job-mode=replace-irreversibly", "shutdown.target"]);
+    until("the system to stop", || stopping.exists().then_some(())).await;
+    assert!(systemctl(&["list-jobs"]).contains("beehive-engine.service"), "its stop waits for that of the drain");
+    let refused = Command::new("/usr/bin/systemd-run").args(["--wait", "/usr/bin/true"]).output().unwrap();
+    assert!(!refused.status.success(), "an ordinary unit is still started: the system does not stop");
+    fs::create_dir_all("/etc/kubernetes/pki").unwrap();
+    fs::write("/etc/kubernetes/pki/ca.crt", "old").unwrap();
+    let done = engine.perform(EngineWork::Reset).await.unwrap();
+    assert!(done.code == "done" && !Path::new("/etc/kubernetes").exists(), "{done:?}");
+    fs::remove_file(&stopping).unwrap();
+    until("the root unit to end", || {
+        (systemctl(&["is-active", "beehive-engine.service"]).trim() == "inactive").then_some(())
+    })
+    .await;
 }
