@@ -59,12 +59,13 @@ const FOLDERS: [&str; 7] = [
 /// cluster; a slow card takes 9 s for a write.
 const READY: Duration = Duration::from_secs(600);
 /// An agent's first start unpacks as well, and imports the images.
-const JOIN: Duration = Duration::from_secs(420);
+/// The command that waits for it has five minutes, and its reason is wanted before they are over.
+const JOIN: Duration = Duration::from_secs(270);
 const SHORT: Duration = Duration::from_secs(30);
 /// `k3s --version` unpacks nothing, but reads 60 MB from the card.
 const VERSION: Duration = Duration::from_secs(60);
 /// Where the agent keeps failing for a reason that waiting does not mend, its journal says so; looking costs a second.
-const READ_JOURNAL_EVERY: u32 = 5;
+const READ_JOURNAL_EVERY: u32 = 10;
 
 /// The engine.
 pub(super) struct K3s;
@@ -217,11 +218,19 @@ impl K3s {
 
     async fn wait(&self, site: &Site, part: ClusterPart, journal: &Journal) -> Result<(), Failure> {
         match part {
-            ClusterPart::ControlPlane => match wait_ready(site, self, READY).await {
-                Ok(()) => Ok(()),
-                Err(error) if error.code == "not-ready" => Err(journal.explain(site, error).await),
-                Err(error) => Err(error),
-            },
+            ClusterPart::ControlPlane => {
+                // systemd's word costs nothing, a `kubectl` a second of a Pi that is busy starting
+                let until = Instant::now() + READY;
+                while !is_active(site, unit(part)).await? && Instant::now() < until {
+                    pause(LOOK_EVERY).await;
+                }
+                let left = until.saturating_duration_since(Instant::now());
+                match wait_ready(site, self, left).await {
+                    Ok(()) => Ok(()),
+                    Err(error) if error.code == "not-ready" => Err(journal.explain(site, error).await),
+                    Err(error) => Err(error),
+                }
+            }
             ClusterPart::Worker => self.wait_agent(site, journal).await,
         }
     }
@@ -434,7 +443,8 @@ impl Distribution for K3s {
                     }
                     // last: while a unit is there, a reset that was cut short has something to find
                     for unit in UNITS {
-                        for file in [format!("{SYSTEM}/{unit}.env"), format!("{SYSTEM}/{unit}")] {
+                        let wanted = format!("{SYSTEM}/multi-user.target.wants/{unit}");
+                        for file in [wanted, format!("{SYSTEM}/{unit}.env"), format!("{SYSTEM}/{unit}")] {
                             if files.remove_file(&file)? == Change::Made {
                                 removed.push(file);
                             }
@@ -483,6 +493,19 @@ impl Distribution for K3s {
         .boxed()
     }
 
+    fn may_upgrade(&self, member: &Membership, to: &str) -> Result<(), Failure> {
+        if member.part == ClusterPart::ControlPlane && !follows(member.version(), to) {
+            let from = &member.version;
+            return Err(Failure::new(
+                "version-skew",
+                format!(
+                    "a k3s server goes from {from} to the same or the next minor version, not to {to}; go step by step, or rebuild"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     fn upgrade<'a>(
         &'a self,
         site: &'a Site,
@@ -490,10 +513,6 @@ impl Distribution for K3s {
         to: &'a str,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         async move {
-            if member.part == ClusterPart::ControlPlane && !follows(member.version(), to) {
-                let from = &member.version;
-                return Err(Failure::new("version-skew", format!("a k3s server goes from {from} to the same or the next minor version, not to {to}; go step by step, or rebuild")));
-            }
             stop_unit(site, unit(member.part)).await?;
             self.prepare(site, to).await?;
             self.start(site, member.part).await

@@ -70,11 +70,12 @@ const LAST_ON_ARM: u32 = 26;
 
 /// `init` took 213 s on an armv7 Pi (reference of 1.16), with its images there; twice that and some for a slow card.
 const INIT: Duration = Duration::from_secs(600);
-/// A real join took 17 s on a PC; it waits 2 min for the server ([`DISCOVERY`]) and 4 for the kubelet (kubeadm's own).
-const JOIN: Duration = Duration::from_secs(420);
-const DISCOVERY: &str = "2m0s";
+/// A real join took 17 s on a PC. The command that waits for it has five minutes, and its reason is wanted before they are over.
+const JOIN: Duration = Duration::from_secs(240);
+/// How long `join` looks for the server; where it is not there it is up to the coordinator to ask again.
+const DISCOVERY: &str = "1m0s";
 /// `reset` took 1.1 s (tried); it asks a runtime that may hang, container by container.
-const RESET: Duration = Duration::from_secs(120);
+const RESET: Duration = Duration::from_secs(90);
 /// A control plane that starts again: the kubelet, then etcd, then the API server.
 const READY: Duration = Duration::from_secs(300);
 /// A kubelet that ends right after its start is started again by systemd after 10 s; one that was up this long is up.
@@ -86,8 +87,8 @@ const PODS_END: Duration = Duration::from_secs(15);
 const INSTALL: Duration = Duration::from_secs(600);
 /// The images of a control plane, from the card or the network.
 const IMAGES: Duration = Duration::from_secs(900);
-/// `upgrade apply` waits up to 5 min for each of the four static pods.
-const UPGRADE: Duration = Duration::from_secs(1500);
+/// `upgrade apply` restarts the four static pods one after the other. The command that waits for it has 15 min.
+const UPGRADE: Duration = Duration::from_secs(780);
 /// Copying a database of some ten megabytes.
 const COPY: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(30);
@@ -375,10 +376,11 @@ impl Kubeadm {
     ) -> Result<Zeroizing<String>, Failure> {
         let version = Version::parse(text)?;
         let api = version.api();
+        const PLACE: &str = "<token>";
         let token = Zeroizing::new(format!("{}.{}", entry.token.id, entry.token.secret.as_str()));
         let mut discovery = json!({"bootstrapToken": {
             "apiServerEndpoint": entry.server,
-            "token": token.as_str(),
+            "token": PLACE,
             "caCertHashes": [format!("sha256:{}", entry.token.authority_key_sha256)],
         }});
         let mut join = json!({
@@ -390,7 +392,8 @@ impl Kubeadm {
             Api::Beta4 => join["timeouts"] = json!({"discovery": DISCOVERY}),
         }
         join["discovery"] = discovery;
-        Ok(Zeroizing::new(join.to_string()))
+        // put in at the end, so that no copy of it is left in memory
+        Ok(Zeroizing::new(join.to_string().replace(PLACE, &token)))
     }
 
     /// Writes what kubeadm reads, runs it, and removes the file whatever came of it.
@@ -572,7 +575,8 @@ impl Distribution for Kubeadm {
             let file = site.word(CONFIG);
             self.with_config(site, "kubeadm join", config, call(KUBEADM, ["join", "--config", &file]).within(JOIN))
                 .await?;
-            self.wait_kubelet(site).await
+            // it has waited for the kubelet's first word itself
+            if is_active(site, UNIT).await? { Ok(()) } else { self.wait_kubelet(site).await }
         }
         .boxed()
     }
@@ -605,8 +609,9 @@ impl Distribution for Kubeadm {
         async move {
             // a Pi whose packages were removed has no such unit
             site.run(call(sweep::SYSTEMCTL, ["disable", "--now", UNIT]).within(SHORT)).await?;
-            self.reset_by_tool(site).await?;
+            // before kubeadm's own reset: that one empties the kubelet's folder even where a volume could not be unmounted
             self.end_pods(site).await?;
+            self.reset_by_tool(site).await?;
             if site.has_tool(CRICTL) && is_active(site, RUNTIME).await? {
                 let endpoint = format!("unix://{SOCKET}");
                 let words = ["--runtime-endpoint", &endpoint, "rmp", "--all", "--force"];
@@ -722,6 +727,20 @@ impl Distribution for Kubeadm {
         .boxed()
     }
 
+    fn may_upgrade(&self, member: &Membership, to: &str) -> Result<(), Failure> {
+        let (old, new) = (Version::parse(member.version())?, Version::parse(to)?);
+        if old.major != new.major || new.minor > old.minor + 1 || new < old {
+            let from = &member.version;
+            return Err(Failure::new(
+                "version-skew",
+                format!(
+                    "kubeadm goes from {from} to the same or the next minor version, not to {to}; go step by step, or rebuild"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     fn upgrade<'a>(
         &'a self,
         site: &'a Site,
@@ -729,11 +748,6 @@ impl Distribution for Kubeadm {
         to: &'a str,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         async move {
-            let (old, new) = (Version::parse(member.version())?, Version::parse(to)?);
-            if old.major != new.major || new.minor > old.minor + 1 || new < old {
-                let from = &member.version;
-                return Err(Failure::new("version-skew", format!("kubeadm goes from {from} to the same or the next minor version, not to {to}; go step by step, or rebuild")));
-            }
             if !is_active(site, UNIT).await? {
                 self.start(site, member.part).await?;
             }
@@ -744,7 +758,11 @@ impl Distribution for Kubeadm {
             match member.part {
                 ClusterPart::ControlPlane => {
                     wait_ready(site, self, READY).await?;
-                    site.must("kubeadm upgrade apply", call(KUBEADM, ["upgrade", "apply", "--yes", to]).within(UPGRADE)).await?;
+                    site.must(
+                        "kubeadm upgrade apply",
+                        call(KUBEADM, ["upgrade", "apply", "--yes", to]).within(UPGRADE),
+                    )
+                    .await?;
                 }
                 ClusterPart::Worker => {
                     site.must("kubeadm upgrade node", call(KUBEADM, ["upgrade", "node"]).within(UPGRADE)).await?;
@@ -855,4 +873,90 @@ pub(super) async fn address(site: &Site) -> Result<Option<IpAddr>, Failure> {
     of("inet").or_else(|| of("inet6")).map(Some).ok_or_else(|| {
         Failure::new("no-address", format!("{interface} has no address; check interface in [engine], and the cable"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Ground;
+    use crate::engine::tests::Nothing;
+    use crate::engine::token::BootstrapToken;
+    use std::sync::Arc;
+
+    fn site(settings: &str) -> (tempfile::TempDir, Site) {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir_all(dir.path().join("var/lib")).unwrap();
+        let text = format!("crew = \"c\"\nnode = \"c-007\"\nrole = \"node\"\n[engine]\nkind = \"kubeadm\"\n{settings}");
+        let config = Config::parse_on(&text, "b", "c-007").unwrap();
+        let site = Site::new(&config, Ground::below(dir.path(), Arc::new(Nothing))).unwrap();
+        (dir, site)
+    }
+
+    fn entry() -> Entry {
+        let token = BootstrapToken {
+            id: "abc123".into(),
+            secret: Zeroizing::new("0123456789abcdef".into()),
+            authority_pem_sha256: "a".repeat(64),
+            authority_key_sha256: "b".repeat(64),
+        };
+        Entry { server: "10.0.0.1:6443".into(), token }
+    }
+
+    /// kubernetes.io, "kubeadm Configuration": which version of the format has what, and where.
+    #[test]
+    fn each_kubeadm_gets_the_format_that_it_reads() {
+        let (_dir, site) =
+            site("kubelet_args = [\"max-pods=40\"]\nlabels = [\"a=b\", \"c=d\"]\ntaints = [\"x=y:NoExecute\"]");
+        for (version, api) in [
+            ("v1.14.9", "v1beta1"),
+            ("v1.15.0", "v1beta2"),
+            ("v1.21.9", "v1beta2"),
+            ("v1.22.0", "v1beta3"),
+            ("v1.30.4", "v1beta3"),
+            ("v1.31.0", "v1beta4"),
+        ] {
+            let text = Kubeadm.join_config(&site, version, &entry(), Some("10.0.0.7".parse().unwrap())).unwrap();
+            let join: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(join["apiVersion"], format!("kubeadm.k8s.io/{api}"));
+            assert_eq!(join["discovery"]["bootstrapToken"]["token"], "abc123.0123456789abcdef");
+            assert_eq!(join["discovery"]["bootstrapToken"]["caCertHashes"][0], format!("sha256:{}", "b".repeat(64)));
+            let node = &join["nodeRegistration"];
+            assert_eq!(node["taints"][0], json!({"key": "x", "value": "y", "effect": "NoExecute"}));
+            if api == "v1beta4" {
+                assert_eq!(join["timeouts"]["discovery"], DISCOVERY);
+                assert_eq!(node["kubeletExtraArgs"][2], json!({"name": "node-labels", "value": "a=b,c=d"}));
+            } else {
+                assert_eq!(join["discovery"]["timeout"], DISCOVERY);
+                let flags = json!({"max-pods": "40", "node-ip": "10.0.0.7", "node-labels": "a=b,c=d"});
+                assert_eq!(node["kubeletExtraArgs"], flags);
+            }
+            let new = version > "v1.24";
+            assert_eq!(node["criSocket"].as_str().unwrap().starts_with("unix://"), new, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_control_plane_without_taints_keeps_kubeadms_own() {
+        let (_dir, site) = site("tls_sans = [\"crew.local\"]\nservice_cidr = \"10.51.0.0/16\"");
+        let text = Kubeadm.init_config(&site, "v1.26.15", None).unwrap();
+        let parts: Vec<Value> = text.split("\n---\n").map(|part| serde_json::from_str(part).unwrap()).collect();
+        assert!(parts[0]["nodeRegistration"].get("taints").is_none());
+        assert!(parts[0].get("localAPIEndpoint").is_none());
+        assert_eq!(parts[1]["networking"], json!({"podSubnet": POD_CIDR, "serviceSubnet": "10.51.0.0/16"}));
+        assert_eq!(parts[1]["apiServer"]["certSANs"][0], "crew.local");
+        assert_eq!(parts[2]["cgroupDriver"], "systemd");
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |text| Version::parse(text).unwrap();
+        assert!(version("v1.9.11") < version("v1.26.15") && version("1.26.2") < version("v1.26.15"));
+        assert_eq!(version("v1.26.15-1.1"), version("v1.26.15"));
+        for bad in ["", "v1", "v1.x.3", "latest"] {
+            assert_eq!(Version::parse(bad).unwrap_err().code, "bad-version");
+        }
+    }
 }

@@ -40,8 +40,8 @@ pub const NAME_OF_CLUSTER: &str = "beehive";
 /// The port of every API server here.
 const API_PORT: u16 = 6443;
 
-/// Between two looks whether something is ready. A look costs a `kubectl`: about a second on a Pi.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Between two looks whether something is ready: what is ours of a join may cost a second.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One question to an API server on this machine; it answers within milliseconds or is not up.
 pub(super) const ONE_QUESTION: Duration = Duration::from_secs(30);
@@ -49,15 +49,15 @@ pub(super) const ONE_QUESTION: Duration = Duration::from_secs(30);
 /// An API server that has just begun to answer may refuse for a while: it fills its own tables first.
 const NAME_WITHIN: Duration = Duration::from_secs(120);
 
-/// A set of add-ons: their controllers' webhooks and kinds are there some time after they were applied.
-const ADD_ONS_WITHIN: Duration = Duration::from_secs(300);
-const ADD_ON_ROUNDS: usize = 12;
+/// A set of add-ons: their controllers' webhooks and kinds are there some time after they were applied. The command that waits
+/// for it has five minutes.
+const ADD_ONS_WITHIN: Duration = Duration::from_secs(270);
 const ADD_ONS_AGAIN: Duration = Duration::from_secs(10);
 /// More is no set of add-ons for a crew.
 const MAX_ADD_ONS: usize = 64;
 
-/// An image over a slow line.
-const ONE_IMAGE: Duration = Duration::from_secs(600);
+/// All images together: the command that waits for the join has five minutes. What is late is fetched when it is wanted.
+const PRE_PULL_WITHIN: Duration = Duration::from_secs(120);
 
 /// A Pi's part in a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +178,9 @@ pub(super) trait Distribution: Send + Sync {
 
     /// Puts back what [`Self::snapshot`] copied to `from`, and lets it run.
     fn restore<'a>(&'a self, site: &'a Site, from: String) -> Step<'a, ()>;
+
+    /// Whether a member may go to that version, before anything is changed.
+    fn may_upgrade(&self, member: &Membership, to: &str) -> Result<(), Failure>;
 
     /// Replaces what is installed, and lets it run.
     fn upgrade<'a>(&'a self, site: &'a Site, member: &'a Membership, to: &'a str) -> Step<'a, ()>;
@@ -579,8 +582,14 @@ impl Inner {
     /// The images that the configuration lists. What cannot be fetched now is fetched when it is wanted: no reason to fail.
     async fn pre_pull(&self) -> String {
         let (mut fetched, mut missing) = (0, 0);
+        let until = Instant::now() + PRE_PULL_WITHIN;
         for image in &self.site.settings.pre_pull {
-            match self.site.must("fetching an image", self.how.pull(image).within(ONE_IMAGE)).await {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                missing += 1;
+                continue;
+            }
+            match self.site.must("fetching an image", self.how.pull(image).within(left)).await {
                 Ok(_) => fetched += 1,
                 Err(_) => missing += 1,
             }
@@ -659,9 +668,10 @@ impl Inner {
                 format!("{folder} has {} manifests, more than {MAX_ADD_ONS}; put some into one file", names.len());
             return Err(refuse("add-ons", reason));
         }
+        let until = Instant::now() + ADD_ONS_WITHIN;
         let mut changed = 0;
         for name in &names {
-            changed += usize::from(self.add_on(&folder, name).await.map_err(half)?);
+            changed += usize::from(self.add_on(&folder, name, until).await.map_err(half)?);
         }
         match changed {
             0 => unchanged(format!("the add-ons are applied already: {}", names.join(", "))),
@@ -670,20 +680,19 @@ impl Inner {
     }
 
     /// Whether it changed something.
-    async fn add_on(&self, folder: &str, name: &str) -> Result<bool, Failure> {
+    async fn add_on(&self, folder: &str, name: &str, until: Instant) -> Result<bool, Failure> {
         let path = format!("{folder}/{name}");
         let manifest = self.site.disk(move |files| files.read(path, TEXT_BYTES)).await?.unwrap_or_default();
-        let mut round = 0;
         loop {
-            round += 1;
             // a manifest may hold secrets: it goes in by standard input
-            let apply = self.how.kubectl(&self.site, &["apply", "--filename", "-"]).within(ADD_ONS_WITHIN);
+            let left = until.saturating_duration_since(Instant::now()).max(ONE_QUESTION);
+            let apply = self.how.kubectl(&self.site, &["apply", "--filename", "-"]).within(left);
             let ran = self.site.run(apply.reading(manifest.clone())).await?;
             if ran.succeeded() {
                 return Ok(ran.stdout.lines().any(|line| !line.trim_end().ends_with(" unchanged")));
             }
             let early = ["no matches for kind", "failed calling webhook", "connection refused"];
-            if round >= ADD_ON_ROUNDS || !early.iter().any(|words| ran.stderr.contains(words)) {
+            if Instant::now() >= until || !early.iter().any(|words| ran.stderr.contains(words)) {
                 let mut failure = self.site.failed(&format!("applying the add-on {name}"), "kubectl", &ran);
                 failure.code = "add-ons";
                 return Err(failure);
@@ -736,6 +745,7 @@ impl Inner {
         if member.version == to && work.is_none() && run == EngineRun::Running {
             return unchanged(format!("the engine runs {to} already"));
         }
+        self.how.may_upgrade(&member, to.as_str()).map_err(clean)?;
         self.keep(self.member(member.clone(), run, Some(Interrupted::Upgrade(to.clone())))).await.map_err(clean)?;
         self.how.upgrade(&self.site, &member, to.as_str()).await.map_err(half)?;
         let from = member.version.clone();
@@ -830,4 +840,28 @@ impl Site {
 /// Where the copies of the cluster's state lie.
 pub(super) fn snapshots_dir() -> String {
     format!("{STATE_DIR}/snapshots")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_a_host_or_an_address_with_or_without_its_port() {
+        for (given, server) in [
+            ("10.0.0.1", "10.0.0.1:6443"),
+            ("10.0.0.1:16443", "10.0.0.1:16443"),
+            ("c-001.local", "c-001.local:6443"),
+            ("fd00::1", "[fd00::1]:6443"),
+            ("[fd00::1]:7", "[fd00::1]:7"),
+        ] {
+            assert_eq!(api_server(given).as_deref(), Some(server));
+        }
+        for bad in ["", ":6443", "a b", "a:0", "a:70000", "a:b", "https://a", "[a]:1", "a/b", "-a", "a\n", "a@b", "a,b"]
+        {
+            assert_eq!(api_server(bad), None, "{bad:?}");
+        }
+    }
 }

@@ -24,6 +24,8 @@ pub mod simulated;
 pub mod site;
 mod snapshot;
 pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
 pub mod token;
 pub mod tool;
 

@@ -530,27 +530,38 @@ impl Site {
 
     /// Runs a program to its end, whatever that is.
     pub(super) async fn run(&self, call: ToolCall) -> Result<Ran, Failure> {
-        let program = call.program;
+        let tool = self.tools.run(call).await;
+        tool.map_err(|error| self.not_run(&error))
+    }
+
+    /// As [`Self::run`]; none where the program was ended at its deadline.
+    pub(super) async fn run_in_time(&self, call: ToolCall) -> Result<Option<Ran>, Failure> {
         match self.tools.run(call).await {
-            Ok(ran) => Ok(ran),
-            Err(ToolError::Missing { .. }) => Err(Failure::new(
-                "no-tool",
-                format!("{program} is not installed on this Pi; install it, or put its package with the artefacts"),
-            )),
-            Err(ToolError::NotStarted { why, .. }) => {
-                Err(Failure::new("no-tool", format!("{program} could not be started: {}", self.bare(&why))))
+            Ok(ran) => Ok(Some(ran)),
+            Err(ToolError::Deadline { .. }) => Ok(None),
+            Err(error @ (ToolError::Missing { .. } | ToolError::NotStarted { .. })) => Err(self.not_run(&error)),
+        }
+    }
+
+    /// What it means that a program came to no end of its own.
+    fn not_run(&self, error: &ToolError) -> Failure {
+        match error {
+            ToolError::Missing { program } => {
+                let hint = "install it, or put its package with the artefacts";
+                Failure::new("no-tool", format!("{program} is not installed on this Pi; {hint}"))
             }
-            Err(ToolError::Deadline { deadline, last, .. }) => {
-                let last = self.bare(&last);
-                tracing::warn!(program, seconds = deadline.as_secs(), said = %last, "a program was ended at its deadline");
+            ToolError::NotStarted { program, why } => {
+                Failure::new("no-tool", format!("{program} could not be started: {}", self.bare(why)))
+            }
+            ToolError::Deadline { program, deadline, last } => {
+                let (last, seconds) = (self.bare(last), deadline.as_secs());
+                tracing::warn!(program, seconds, said = %last, "a program was ended at its deadline");
                 let (code, advice) = diagnose(&last).unwrap_or(("tool-deadline", "it was ended"));
-                let reason = format!(
-                    "{} took more than {} s: {advice}; it said: {}",
-                    short(program),
-                    deadline.as_secs(),
-                    end_of(&last)
-                );
-                Err(Failure::new(code, reason))
+                let program = short(program);
+                Failure::new(
+                    code,
+                    format!("{program} took more than {seconds} s: {advice}; it said: {}", end_of(&last)),
+                )
             }
         }
     }
@@ -683,4 +694,127 @@ pub(super) async fn pause(time: Duration) {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn files(dir: &Path) -> Files {
+        Files { root: dir.to_owned(), gate: Arc::new(OpenGate), busy: Mutex::new(()) }
+    }
+
+    #[test]
+    fn what_looks_like_a_token_is_left_out() {
+        for (said, bare) in [
+            ("token abcdef.0123456789abcdef is bad", "token … is bad"),
+            ("--token=abcdef.0123456789abcdef.", "--token=…"),
+            ("bootstrap-token-abcdef.0123456789abcdef", "…"),
+            ("K10aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa::server:secret: 401", "… 401"),
+            ("(K10aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa::ab.c)", "(…)"),
+            ("K10 is no token, nor is k8s.io or 10.0.0.1:6443", "K10 is no token, nor is k8s.io or 10.0.0.1:6443"),
+            ("images.metadata0123456789 ümlaut", "images.metadata0123456789 ümlaut"),
+            ("", ""),
+        ] {
+            assert_eq!(without_tokens(said), bare);
+        }
+    }
+
+    #[test]
+    fn the_end_of_what_a_program_said_is_one_line_and_bounded() {
+        assert_eq!(end_of("  first \n\n  second\n"), "first | second");
+        let long = "ü".repeat(2000);
+        assert!(end_of(&long).len() <= SAID_BYTES && end_of(&long).starts_with('ü'));
+    }
+
+    #[test]
+    fn what_programs_say_is_understood() {
+        // as kubeadm 1.20.2 said them when it was tried
+        for (said, code) in [
+            ("could not find a JWS signature in the cluster-info ConfigMap for token ID \"abc123\"", "bad-credential"),
+            ("is invalid: none of the public keys \"sha256:f81\" are pinned", "wrong-authority"),
+            ("dial tcp 127.0.0.1:1: connect: connection refused", "unreachable"),
+            ("[ERROR FileAvailable--etc-kubernetes-kubelet.conf]: exists", "left-overs"),
+            ("x509: certificate has expired or is not yet valid: current time 1970", "clock"),
+            ("a Node with name \"c-007\" and status \"Ready\" already exists in the cluster", "node-exists"),
+            (
+                "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match",
+                "duplicate-name",
+            ),
+        ] {
+            assert_eq!(diagnose(said).unwrap().0, code, "{said}");
+        }
+        assert_eq!(diagnose("all is well"), None);
+    }
+
+    #[test]
+    fn a_file_is_written_once_and_with_its_mode() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let files = files(dir.path());
+        assert_eq!(files.write("/etc/a/b", b"secret", Mode::Secret).unwrap(), Change::Made);
+        assert_eq!(files.write("/etc/a/b", b"secret", Mode::Secret).unwrap(), Change::None);
+        let mode = |path: &str| files.at(path).metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("/etc/a/b"), 0o600);
+        // one that others may read is not left so
+        fs::set_permissions(files.at("/etc/a/b"), Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(files.write("/etc/a/b", b"secret", Mode::Secret).unwrap(), Change::Made);
+        assert_eq!(mode("/etc/a/b"), 0o600);
+        assert_eq!(files.write("/etc/a/b", b"SECRET", Mode::Program).unwrap(), Change::Made);
+        assert_eq!((mode("/etc/a/b"), files.text("/etc/a/b").unwrap().as_str()), (0o755, "SECRET"));
+        assert_eq!(files.list("/etc/a").unwrap(), ["b"], "nothing is left beside it");
+        assert!(files.read("/etc/a/b", 3).is_err(), "a file that is too long is not cut");
+        // a link is replaced, not followed
+        std::os::unix::fs::symlink("/etc/passwd", files.at("/etc/a/link")).unwrap();
+        files.write("/etc/a/link", b"x", Mode::Public).unwrap();
+        assert!(files.at("/etc/a/link").symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_copy_with_another_hash_is_not_put_in_place() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let files = files(dir.path());
+        files.write("/card/k3s", b"abc", Mode::Public).unwrap();
+        files.write("/bin/k3s", b"old", Mode::Program).unwrap();
+        let wrong = files.copy("/card/k3s", "/bin/k3s", Mode::Program, Some(&"0".repeat(64))).unwrap_err();
+        assert_eq!((wrong.code, files.text("/bin/k3s").unwrap().as_str()), ("bad-artefact", "old"));
+        // SHA-256 of "abc": FIPS 180-4
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        files.copy("/card/k3s", "/bin/k3s", Mode::Program, Some(abc)).unwrap();
+        assert_eq!(
+            (files.text("/bin/k3s").unwrap().as_str(), files.list("/bin").unwrap()),
+            ("abc", vec!["k3s".to_owned()])
+        );
+        assert_eq!(files.sha256("/bin/k3s").unwrap().as_deref(), Some(abc));
+    }
+
+    #[test]
+    fn a_tree_with_a_mount_in_it_is_not_removed() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let files = files(dir.path());
+        files.write("/var/x/a/b", b"1", Mode::Public).unwrap();
+        files.write("/proc/self/mounts", b"/dev/sda1 /var/x/a\\040b ext4 rw 0 0\n", Mode::Public).unwrap();
+        assert_eq!(files.mounts().unwrap(), ["/var/x/a b"]);
+        let error = files.remove_tree("/var/x").unwrap_err();
+        assert_eq!(error.code, "mounted");
+        assert!(files.has("/var/x/a/b"));
+        // a mount of a name that only begins alike is no reason
+        assert_eq!(files.remove_tree("/var/x/a").unwrap(), Change::Made);
+        // what is behind a link is not ours
+        files.write("/srv/film", b"1", Mode::Public).unwrap();
+        files.folder("/var/y", Mode::Public).unwrap();
+        std::os::unix::fs::symlink(files.at("/srv"), files.at("/var/y/link")).unwrap();
+        files.remove_tree("/var/y").unwrap();
+        assert!(files.has("/srv/film") && !files.has("/var/y"));
+    }
+
+    #[test]
+    fn names_in_the_list_of_mounts_are_read_as_the_kernel_writes_them() {
+        for (written, path) in
+            [("/a\\040b", "/a b"), ("/a\\134b", "/a\\b"), ("/a\\", "/a\\"), ("/a\\9", "/a\\9"), ("/\\303\\274", "/ü")]
+        {
+            assert_eq!(unescape(written), path);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::site::{Change, Failure, Files, Mode, RUN_DIR, Site, TEXT_BYTES, pause};
-use super::tool::ToolCall;
+use super::tool::{OUTPUT_BYTES, ToolCall};
 
 /// The folders that a reset of one engine or the other removes. What is configured must lie in none of them.
 pub(crate) const SWEPT: [&str; 12] = [
@@ -85,13 +85,15 @@ pub(super) async fn is_active(site: &Site, unit: &str) -> Result<bool, Failure> 
 
 /// Stops a unit; one that does not end by itself is killed.
 pub(super) async fn stop_unit(site: &Site, unit: &str) -> Result<(), Failure> {
-    match systemctl(site, ["stop", unit]).await {
-        Err(error) if error.reason.contains(" took more than ") => {
+    let what = format!("stopping {unit}");
+    match site.run_in_time(call(SYSTEMCTL, ["stop", unit]).within(UNIT_STOP)).await? {
+        Some(ran) if ran.succeeded() => Ok(()),
+        Some(ran) => Err(site.failed(&what, SYSTEMCTL, &ran)),
+        None => {
             tracing::warn!(unit, "the unit does not stop by itself and is killed");
             systemctl(site, ["kill", "--signal=SIGKILL", unit]).await?;
             systemctl(site, ["stop", unit]).await
         }
-        other => other,
     }
 }
 
@@ -216,8 +218,13 @@ pub(super) async fn network(site: &Site) -> Result<Vec<String>, Failure> {
             ports += usize::from(site.run(call(IP, ["link", "delete", name]).within(KERNEL)).await?.succeeded());
         }
     }
+    let links = links(site).await?;
     for name in LINKS {
-        if link_is_there(site, name).await? {
+        let there = match &links {
+            Some(links) => links.iter().any(|link| link == name),
+            None => link_is_there(site, name).await?,
+        };
+        if there {
             // tunl0 belongs to the kernel's module and cannot be deleted, only taken down
             let words = if name == "tunl0" { vec!["link", "set", name, "down"] } else { vec!["link", "delete", name] };
             site.must(&format!("removing the link {name}"), call(IP, words).within(KERNEL)).await?;
@@ -230,6 +237,15 @@ pub(super) async fn network(site: &Site) -> Result<Vec<String>, Failure> {
         removed.push(format!("{ports} links of pods"));
     }
     Ok(removed)
+}
+
+/// All links; none where there are so many that the list may have lost its beginning.
+async fn links(site: &Site) -> Result<Option<Vec<String>>, Failure> {
+    let list = site.must("listing the links", call(IP, ["-brief", "link", "show"]).within(KERNEL)).await?;
+    let names = list.stdout.lines().filter_map(|line| line.split_whitespace().next()?.split('@').next());
+    // a line has some eighty bytes
+    let whole = list.stdout.len() + 1024 < OUTPUT_BYTES;
+    Ok(whole.then(|| names.map(str::to_owned).collect()))
 }
 
 async fn link_is_there(site: &Site, name: &str) -> Result<bool, Failure> {
