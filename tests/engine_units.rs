@@ -219,8 +219,7 @@ impl Bench {
         );
         fs::write(&double, script).unwrap();
         fs::set_permissions(&double, fs::Permissions::from_mode(0o755)).unwrap();
-        let layers =
-            format!("lowerdir=/usr/bin,upperdir={0}/bin,workdir={0}/bin-work", work.display());
+        let layers = format!("lowerdir=/usr/bin,upperdir={0}/bin,workdir={0}/bin-work", work.display());
         // in the namespace of process 1, where the root unit and its programs live
         let mounted = Command::new("/usr/bin/nsenter")
             .args(["--target", "1", "--mount", "mount", "-t", "overlay", "overlay", "-o", &layers, "/usr/bin"])

@@ -34,6 +34,8 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub const LOOK_CLOSELY_EVERY: Duration = Duration::from_secs(60);
 /// How long a question is waited for that waits for no step. systemd starts the root unit for the first one.
 pub const LOOK_TIME: Duration = Duration::from_secs(10);
+/// How long a daemon that starts waits for the first answer: the button is worth more.
+pub const FIRST_TIME: Duration = Duration::from_secs(5);
 /// The file in the daemon's store.
 pub const FILE: &str = "engine-seen";
 
@@ -86,8 +88,8 @@ enum Answers {
 }
 
 impl RootEngine {
-    /// The engine `kind` behind the socket at `socket`. It is asked once how it stands, for [`LOOK_TIME`] at most, and
-    /// then every [`LOOK_EVERY`] as long as a clone lives. Where nobody answers the daemon starts all the same: the
+    /// The engine `kind` behind the socket at `socket`. It is asked once how it stands, for [`FIRST_TIME`] at most,
+    /// and then every [`LOOK_EVERY`] as long as a clone lives. Where nobody answers the daemon starts all the same: the
     /// button works, and the state is the one that `store` has from before.
     ///
     /// # Errors
@@ -106,10 +108,7 @@ impl RootEngine {
             steps: AtomicUsize::new(0),
             known: Mutex::new(Known { state: kept.clone(), at_ns: 0, kept, answers: Answers::Yes }),
         });
-        inner.ask_state().await;
-        if lock(&inner.known).answers == Answers::Yes {
-            inner.look_closely().await;
-        }
+        inner.ask_state(FIRST_TIME).await;
         tokio::spawn(keep_looking(Arc::downgrade(&inner)));
         Ok(Self { _owner: Arc::new(Owner(Arc::clone(&inner))), inner })
     }
@@ -147,15 +146,19 @@ impl Engine for RootEngine {
 }
 
 async fn keep_looking(engine: Weak<Inner>) {
-    let mut closely = tokio::time::Instant::now() + LOOK_CLOSELY_EVERY;
+    let mut closely = tokio::time::Instant::now();
     loop {
+        {
+            let Some(engine) = engine.upgrade() else { return };
+            let due = closely <= tokio::time::Instant::now();
+            if due && engine.answers() == Answers::Yes && engine.steps.load(Ordering::Relaxed) == 0 {
+                closely = tokio::time::Instant::now() + LOOK_CLOSELY_EVERY;
+                engine.look_closely().await;
+            }
+        }
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(engine) = engine.upgrade() else { return };
-        engine.ask_state().await;
-        if closely <= tokio::time::Instant::now() && engine.steps.load(Ordering::Relaxed) == 0 {
-            closely = tokio::time::Instant::now() + LOOK_CLOSELY_EVERY;
-            engine.look_closely().await;
-        }
+        engine.ask_state(LOOK_TIME).await;
     }
 }
 
@@ -193,15 +196,18 @@ impl Drop for Request {
 
 impl Inner {
     /// Asks how the engine stands, as last known.
-    async fn ask_state(self: &Arc<Self>) {
-        let found = match timeout(LOOK_TIME, self.ask(Verb::State)).await {
+    async fn ask_state(self: &Arc<Self>, within: Duration) {
+        let found = match timeout(within, self.ask(Verb::State)).await {
             Ok(Ok((reply, _))) => match reply.outcome {
                 Outcome::State => Ok(()),
                 Outcome::Refused { code, reason } => Err(format!("{}: {}", code.word(), reason.as_str())),
                 Outcome::Done { .. } | Outcome::Failed { .. } | Outcome::Access { .. } => Err(strange().reason),
             },
             Ok(Err(error)) => Err(error.reason),
-            Err(_) => Err(format!("the root unit does not answer within {} s", LOOK_TIME.as_secs())),
+            Err(_) => Err(format!(
+                "the root unit does not answer within {} s; see `journalctl -u beehive-engine`",
+                within.as_secs()
+            )),
         };
         let answers = if found.is_ok() { Answers::Yes } else { Answers::No };
         let before = std::mem::replace(&mut lock(&self.known).answers, answers);
@@ -210,6 +216,10 @@ impl Inner {
             (Answers::No, Ok(())) => tracing::info!("the root unit answers again"),
             (Answers::Yes, Ok(())) | (Answers::No, Err(_)) => {}
         }
+    }
+
+    fn answers(&self) -> Answers {
+        lock(&self.known).answers
     }
 
     /// Lets the root unit look how the engine stands now, if no step is in its way.
