@@ -187,3 +187,48 @@ async fn the_program_says_why_it_does_not_start() {
     }
     assert!(!somebody.exists());
 }
+
+/// The daemon itself, with a real engine in its configuration: without the root unit it starts and says what is missing, and
+/// it finds the root unit when it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_lives_without_the_root_unit_and_finds_it() {
+    as_root();
+    let dir = tempfile::tempdir().unwrap();
+    let (state, run) = (dir.path().join("daemon"), dir.path().join("run"));
+    fs::create_dir_all(&state).unwrap();
+    fs::create_dir_all(&run).unwrap();
+    let config = dir.path().join("daemon.toml");
+    // no broker listens at port 1, and there are no keys: what is left is the Pi itself
+    let text = format!(
+        "crew = \"bee\"\nnode = \"pi-1\"\nrole = \"node\"\nleds = \"off\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\n\
+         [broker]\nport = 1\n[engine]\nkind = \"kubeadm\"\n[pins]\nbackend = \"none\"\n[poe_hat]\nbus = \"off\"\n\
+         [keys]\ndir = \"{}\"\n",
+        state.display(),
+        run.display(),
+        dir.path().join("keys").display()
+    );
+    fs::write(&config, text).unwrap();
+    let log = dir.path().join("daemon-log");
+    let child = Command::new(BEEHIVE)
+        .env_clear()
+        .args(["run", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut daemon = Program { dir, child };
+    let said = |text: &str| fs::read_to_string(&log).unwrap().contains(text).then_some(());
+    until("the daemon to miss the root unit", || said("the root unit cannot be reached at")).await;
+    assert!(said("beehive-engine.socket").is_some(), "it says what to do");
+    assert!(daemon.child.try_wait().unwrap().is_none(), "it has ended");
+
+    let socket = run.join("engine.sock");
+    let mut root_unit = command(&daemon.dir, "beehive").arg("--socket").arg(&socket).spawn().unwrap();
+    until("the daemon to find the root unit", || said("the root unit answers again")).await;
+    daemon.terminate();
+    assert!(daemon.ended().await.success(), "{}", fs::read_to_string(&log).unwrap());
+    root_unit.kill().unwrap();
+    root_unit.wait().unwrap();
+}
