@@ -524,7 +524,7 @@ async fn a_daemon_without_a_root_unit_says_so_and_remembers_its_cluster() {
         // what the wire does not admit is not even sent
         let work = EngineWork::Upgrade { version: Text::cut("../1") };
         let error = engine.perform(work).await.unwrap_err();
-        assert_eq!((error.code, error.half), ("bad-request", Half::Clean));
+        assert_eq!((error.code, error.half), ("bad-version", Half::Clean));
         assert_eq!(hive.calls().len(), 1);
     }
     let engine = RootEngine::open("k3s", &nowhere, store).await.unwrap();

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::wire::{
-    self, Ask, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, Outcome, Release, Reply,
-    Standing, TAKE_BACK, VERSION, Verb, nothing_known,
+    self, Ask, Follows, FrameError, MAX_ACCESS_BYTES, MAX_ASK_BYTES, MAX_REPLY_BYTES, NotAdmitted, Outcome, Release,
+    Reply, Standing, TAKE_BACK, VERSION, Verb, nothing_known,
 };
 use crate::engine::{Engine, EngineDone, EngineError, EngineWork, Half, KubeAccess};
 use crate::store::Store;
@@ -241,11 +241,7 @@ impl Inner {
     }
 
     async fn perform(self: &Arc<Self>, work: &EngineWork) -> Result<EngineDone, EngineError> {
-        let verb = Verb::of(work).map_err(|error| EngineError {
-            code: "bad-request",
-            reason: format!("{}: {error}", work.verb()),
-            half: Half::Clean,
-        })?;
+        let verb = Verb::of(work).map_err(|error| not_sent(work, &error))?;
         self.step(verb).await
     }
 
@@ -350,6 +346,17 @@ impl Inner {
             Err(error) => tracing::warn!("how the engine stands is not stored: {error}"),
         }
     }
+}
+
+/// What the root unit would refuse is not sent. The words are those that the engines have for it.
+fn not_sent(work: &EngineWork, error: &NotAdmitted) -> EngineError {
+    let (code, hint) = match error.what {
+        "server" => ("bad-server", "correct server in [cluster] of the master"),
+        "credential" => ("bad-credential", "ask for a new one"),
+        "version" => ("bad-version", "ask for a version as its releases are named, such as v1.30.2+k3s1"),
+        _ => ("bad-request", "ask for something else"),
+    };
+    EngineError { code, reason: format!("{}: {error}; {hint}", work.verb()), half: Half::Clean }
 }
 
 fn failure(outcome: Outcome) -> EngineError {
