@@ -169,7 +169,8 @@ impl Engine for Doubled {
             _ => {}
         }
         let said = words.join(" ");
-        let mut call = ToolCall::new("/usr/bin/kubeadm", words).within(PATIENCE);
+        // longer than any wait of a test: what ends it is what the test is about
+        let mut call = ToolCall::new("/usr/bin/kubeadm", words).within(PATIENCE * 10);
         if let Some(input) = input {
             call = call.reading(input);
         }
