@@ -54,6 +54,9 @@ pub enum Command {
     /// (warnings do not count); 5: an error; 1: a change could not be made. Some checks see more as root.
     #[command(after_help = ExitCode::help())]
     Doctor(DoctorArgs),
+    /// Does the steps that need root, for the agent on this Pi; for beehive-engine.service
+    #[command(subcommand)]
+    Engine(EngineCommand),
     /// Checks a configuration, or prints the example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -536,6 +539,33 @@ pub struct RunArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+}
+
+/// `beehive engine …`.
+#[derive(Debug, Subcommand)]
+pub enum EngineCommand {
+    /// Waits at a local socket for what the agent asks, and does it; as root
+    ///
+    /// systemd listens for it (beehive-engine.socket) and starts it when it is needed. Only root and daemon_user of the
+    /// configuration's [engine] are listened to. It ends by itself after three minutes without a question.
+    Serve(EngineServeArgs),
+}
+
+/// `beehive engine serve`.
+#[derive(Debug, Args)]
+pub struct EngineServeArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Listens here, instead of taking the socket that systemd listens on
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Runs programs below this folder as children; for tests
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub tools_below: Option<PathBuf>,
+    /// Ends after so many seconds without a question
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub idle: u64,
 }
 
 /// Where the packages put the configuration.

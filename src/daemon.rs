@@ -5,8 +5,8 @@ use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
 use crate::config::{Config, EngineKind, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::crew::keys::{CrewKeys, NewCrew};
-use crate::engine::SimulatedEngine;
 use crate::engine::simulated::Settings;
+use crate::engine::{Engine, RootEngine, SimulatedEngine};
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Standing, Trust};
@@ -71,16 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Master => Some(ControlPlane::open(store.clone()).map_err(|error| anyhow::anyhow!("{}", error.reason))?),
         Role::Node => None,
     };
-    match config.engine.kind {
-        EngineKind::Simulated => {}
-        EngineKind::K3s | EngineKind::Kubeadm => anyhow::bail!(
-            "kind in [engine] is {:?}, whose steps need root, and this daemon has no way to the unit that has it",
-            config.engine.kind.as_str()
-        ),
-    }
-    let settings =
-        Settings { step_ms: config.engine.step_ms, program: config.engine.step_program.clone(), ..Settings::default() };
-    let engine = SimulatedEngine::new(config.node.clone(), store.clone(), plane.clone(), settings)?;
+    let engine = engine(&config, &store, plane.clone()).await?;
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
@@ -109,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let parts = AgentParts {
         settings: agent_settings(&config, start),
         board,
-        engine: Arc::new(engine),
+        engine,
         host: Arc::clone(&host) as Arc<dyn Host>,
         store: store.clone(),
         link,
@@ -153,6 +144,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The simulated engine lives in this process; a real one needs root and lives in the root unit.
+async fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> anyhow::Result<Arc<dyn Engine>> {
+    match config.engine.kind {
+        EngineKind::Simulated => {
+            let settings = Settings {
+                step_ms: config.engine.step_ms,
+                program: config.engine.step_program.clone(),
+                ..Settings::default()
+            };
+            Ok(Arc::new(SimulatedEngine::new(config.node.clone(), store.clone(), plane, settings)?))
+        }
+        kind @ (EngineKind::K3s | EngineKind::Kubeadm) => {
+            let socket = config.run_dir.join(crate::engine::root::SOCKET);
+            Ok(Arc::new(RootEngine::open(kind.as_str(), &socket, store.clone()).await?))
+        }
+    }
 }
 
 fn ended_well(end: AgentEnd) -> anyhow::Result<()> {

@@ -2,13 +2,15 @@
 //! line is taken apart, and errors become exit codes.
 
 use beehive::audit::{self, Found};
-use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand};
+use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand, EngineCommand};
 use beehive::config::Config;
 use beehive::console::{self, ExitCode};
+use beehive::engine::root::command::{self, Serve};
 use beehive::host::doors::{self, Drained};
 use clap::Parser;
 use std::future::Future;
 use std::io::IsTerminal;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> std::process::ExitCode {
@@ -46,6 +48,26 @@ fn main() -> std::process::ExitCode {
             }
             Err(trouble) => complain(trouble.exit, &trouble),
         },
+        Command::Engine(EngineCommand::Serve(arguments)) => {
+            log("info");
+            let code = match Config::load(&arguments.config) {
+                Ok(config) => {
+                    let serve = Serve {
+                        config,
+                        socket: arguments.socket.clone(),
+                        tools_below: arguments.tools_below.clone(),
+                        idle: Duration::from_secs(arguments.idle),
+                    };
+                    block_on(command::serve(serve)).map_or(ExitCode::Failed, outcome)
+                }
+                Err(error) => complain(ExitCode::Usage, &error),
+            };
+            if code != ExitCode::Done && arguments.socket.is_none() {
+                // systemd starts it again at once, as long as somebody waits at the socket
+                std::thread::sleep(command::PAUSE);
+            }
+            code
+        }
         Command::Config(ConfigCommand::Check { file }) => match Config::load(file) {
             Ok(_) => written(cli::print(format!("{}: valid\n", file.display()).as_bytes())),
             Err(error) => complain(ExitCode::Usage, &error),

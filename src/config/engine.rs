@@ -17,6 +17,8 @@ const STEP_MS: Range<u64> = 0..600_001;
 pub(super) const DEFAULT_SNAPSHOTS: u64 = 3;
 /// With none there would be nothing to go back to; a copy of a small cluster's state has some ten megabytes.
 const SNAPSHOTS: Range<u64> = 1..33;
+/// The user that the packages make for the daemon.
+pub(super) const DEFAULT_DAEMON_USER: &str = "beehive";
 pub(super) const DEFAULT_ARTEFACTS: &str = "/usr/share/beehive/engine";
 pub(super) const DEFAULT_ADD_ONS: &str = "/etc/beehive/add-ons";
 /// Nobody lists more by hand, and each costs an argument or a line.
@@ -54,6 +56,8 @@ pub struct EngineConfig {
     pub step_program: Option<PathBuf>,
     /// The version that is wanted; empty means the one that is installed.
     pub version: Text<32>,
+    /// The user as which the daemon runs: beside root the only one that the root unit listens to.
+    pub daemon_user: String,
     /// What the real engines are told.
     pub settings: EngineSettings,
 }
@@ -173,6 +177,7 @@ pub(super) struct RawEngine {
     step_ms: Option<u64>,
     step_program: Option<PathBuf>,
     version: Option<String>,
+    daemon_user: Option<String>,
     artefacts: Option<PathBuf>,
     add_ons: Option<PathBuf>,
     #[serde(default)]
@@ -271,7 +276,22 @@ pub(super) fn engine(raw: RawEngine, check: &mut Check<'_>) -> EngineConfig {
         let message = "pod_cidr and service_cidr in [engine] are the same range".to_owned();
         check.problem("conflict", &["engine", "service_cidr"], message, "give pods and services ranges of their own");
     }
-    EngineConfig { kind, step_ms, step_program, version, settings }
+    let daemon_user = daemon_user(raw.daemon_user, check);
+    EngineConfig { kind, step_ms, step_program, version, daemon_user, settings }
+}
+
+/// A user's name as useradd(8) admits it.
+fn daemon_user(given: Option<String>, check: &mut Check<'_>) -> String {
+    let Some(given) = given else { return DEFAULT_DAEMON_USER.to_owned() };
+    let good = (1..=32).contains(&given.len())
+        && given.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && given.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if !good {
+        let message = format!("daemon_user in [engine] is {given:?}, which is no user's name");
+        let hint = "write the user of beehive.service, such as \"beehive\"; root may always ask";
+        check.problem("value", &["engine", "daemon_user"], message, hint);
+    }
+    given
 }
 
 /// A folder of ours: a reset removes the engines' folders, so it must lie in none of them.
@@ -515,6 +535,8 @@ pub(super) fn example() -> String {
 # kind = "{simulated}"
 # The version that is wanted; empty means the one that is installed.
 # version = ""
+# The user that this daemon runs as: beside root the only one that `beehive engine` listens to.
+# daemon_user = "{DEFAULT_DAEMON_USER}"
 # For "{simulated}": how long each of its steps takes, in milliseconds.
 # step_ms = 0
 # For "{simulated}": a program that each of its steps runs, without arguments and as this daemon's user; empty means none.

@@ -39,6 +39,7 @@ fn the_shortest_node_gets_the_defaults() {
                 step_ms: 0,
                 step_program: None,
                 version: Text::new(),
+                daemon_user: "beehive".to_owned(),
                 settings: EngineSettings::default(),
             },
             pins: PinsConfig {

@@ -7,15 +7,19 @@
 //! | --- | --- |
 //! | `k3s` | k3s, one binary for small machines; the one for Pis |
 //! | `kubeadm` | kubeadm, with containerd |
+//! | [`root`] | none of its own: a real one in a process that is root, for a daemon that is not |
 //! | [`simulated`] | no Kubernetes at all, the same answers; for the demo, the tests and the virtual Pi |
 //!
 //! The real ones share `lifecycle`, which knows what a step finds and leaves, and [`site`], what they stand on. [`tool`] is how
-//! they run programs, [`token`] the credential with which a Pi joins a real cluster. They run as root, in a unit of their own.
+//! they run programs, [`run`] what runs them, [`token`] the credential with which a Pi joins a real cluster. They run as root,
+//! in a unit of their own.
 
 mod artefacts;
 mod k3s;
 mod kubeadm;
 mod lifecycle;
+pub mod root;
+pub mod run;
 pub mod simulated;
 pub mod site;
 mod snapshot;
@@ -36,6 +40,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Config, EngineKind};
 pub use lifecycle::NAME_OF_CLUSTER;
+pub use root::RootEngine;
 pub use simulated::SimulatedEngine;
 pub use site::Ground;
 pub use tool::Tools;
