@@ -15,6 +15,7 @@ use beehive_mqtt::node::EngineState;
 use beehive_mqtt::{NodeName, RequestId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::crew::certificate_for;
@@ -117,13 +118,24 @@ async fn minted(kubernetes: &ApiKubernetes, node: &str) -> BootstrapToken {
 /// `kubeadm join`'s look at the cluster that it shall join: it finds the authority, checks it by the hash, and reads the cluster's
 /// configuration as who bears the token.
 fn kubeadm_looks(token: &BootstrapToken, hash: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("join.yaml");
     let secret = format!("{}.{}", token.id, token.secret.as_str());
+    let config = json!({
+        "apiVersion": "kubeadm.k8s.io/v1beta2", "kind": "JoinConfiguration",
+        "nodeRegistration": { "name": "hollow-9" },
+        "discovery": {
+            "bootstrapToken": { "token": secret, "apiServerEndpoint": "127.0.0.1:16443", "caCertHashes": [format!("sha256:{hash}")] },
+            // it asks again and again, whatever the answer is
+            "timeout": "8s",
+        },
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
     let kubeadm = std::env::var("HOME").unwrap() + "/.cache/beehive-kubernetes/bin/kubeadm";
     let kubeadm = std::env::var("BEEHIVE_KUBE").map_or(kubeadm, |home| home + "/bin/kubeadm");
-    let done = std::process::Command::new("timeout")
-        .args(["60", &kubeadm, "join", "phase", "preflight", "127.0.0.1:16443", "--node-name", "hollow-9"])
-        .args(["--ignore-preflight-errors", "all", "--token", &secret])
-        .args(["--discovery-token-ca-cert-hash", &format!("sha256:{hash}")])
+    let done = std::process::Command::new(kubeadm)
+        .args(["join", "phase", "preflight", "--v", "1", "--ignore-preflight-errors", "all", "--config"])
+        .arg(&file)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
