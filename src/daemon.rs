@@ -10,7 +10,7 @@ use crate::engine::{Engine, RootEngine, SimulatedEngine};
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
 use crate::keys::{Identity, Standing, Trust};
-use crate::kube::{ControlPlane, SimulatedKubernetes};
+use crate::kube::{ApiKubernetes, ControlPlane, Kubernetes, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, Network, OwnPresence, Tls};
 use crate::release;
 use crate::store::Store;
@@ -72,6 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Role::Node => None,
     };
     let engine = engine(&config, &store, plane.clone()).await?;
+    let own_engine = Arc::clone(&engine);
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
@@ -117,7 +118,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let (link, inbound) = coordinator_link(&config, &trust, tls, start);
             let parts = CoordinatorParts {
                 config: config.coordinator(),
-                kubernetes: Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
+                kubernetes: kubernetes(&config, own_engine, plane),
                 outside: config.outside(),
                 store,
                 audit: config.state_dir.join(crate::audit::FOLDER),
@@ -160,6 +161,16 @@ async fn engine(config: &Config, store: &Store, plane: Option<ControlPlane>) -> 
         kind @ (EngineKind::K3s | EngineKind::Kubeadm) => {
             let socket = config.run_dir.join(crate::engine::root::SOCKET);
             Ok(Arc::new(RootEngine::open(kind.as_str(), &socket, store.clone()).await?))
+        }
+    }
+}
+
+/// A real engine has a real API server, which the client is let into by what the engine shows of it.
+fn kubernetes(config: &Config, engine: Arc<dyn Engine>, plane: ControlPlane) -> Arc<dyn Kubernetes> {
+    match config.engine.kind {
+        EngineKind::Simulated => Arc::new(SimulatedKubernetes::new(plane, SIMULATED_DRAIN_MS)),
+        EngineKind::K3s | EngineKind::Kubeadm => {
+            Arc::new(ApiKubernetes::new(engine, config.drain(), config.node.clone()))
         }
     }
 }

@@ -411,17 +411,20 @@ pub struct Refusal {
 }
 
 /// What an engine asks before it makes a cluster on this Pi or joins one. It reads files, times some writes and, for a node,
-/// looks whether the API server answers: some seconds at worst, so it belongs on a thread that may block.
+/// looks whether the API server answers: some seconds at worst, so it belongs on a thread that may block. Whether the engine's
+/// own program is installed is not asked: it may come from the card with the same step, and the engine has looked.
 ///
 /// # Errors
 /// If something was found that lets the work fail; nothing was changed by then.
 pub fn before_join(subject: &Subject) -> Result<Vec<Finding>, Refusal> {
     let machine = Machine::here();
-    judge(examine(&Patient { machine: &machine, probes: &RealProbes, subject }))
+    let mut findings = examine(&Patient { machine: &machine, probes: &RealProbes, subject });
+    findings.retain(|finding| finding.id != Id::Program);
+    judge(findings)
 }
 
 /// Errors refuse; the rest is handed on.
-fn judge(findings: Vec<Finding>) -> Result<Vec<Finding>, Refusal> {
+pub(crate) fn judge(findings: Vec<Finding>) -> Result<Vec<Finding>, Refusal> {
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     let Some(first) = findings.first().filter(|finding| finding.severity == Severity::Error) else {
         return Ok(findings);

@@ -440,6 +440,9 @@ impl Inner {
             Attempt::Again => half,
         };
         let version = self.version(wanted).await.map_err(as_it_was)?;
+        let server = entry.as_ref().map(|entry| entry.server.as_str());
+        let warnings = self.site.preflight(self.how.kind(), version.as_str(), server).await.map_err(as_it_was)?;
+        let warnings = if warnings.is_empty() { warnings } else { format!("; {warnings}") };
         let member = Membership { cluster, version, part };
         self.keep(Kept::HalfJoined { member: member.clone() }).await.map_err(as_it_was)?;
         match &entry {
@@ -457,9 +460,11 @@ impl Inner {
         };
         let (cluster, version) = (&member.cluster, &member.version);
         done(match attempt {
-            Attempt::First => format!("{what} the cluster {cluster} with {version}{pulled}"),
+            Attempt::First => format!("{what} the cluster {cluster} with {version}{pulled}{warnings}"),
             Attempt::Again => {
-                format!("found a half-done start in the cluster {cluster} and did it again with {version}{pulled}")
+                format!(
+                    "found a half-done start in the cluster {cluster} and did it again with {version}{pulled}{warnings}"
+                )
             }
         })
     }

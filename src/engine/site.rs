@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::tool::{Ran, ToolCall, ToolError, Tools};
 use crate::config::{Config, EngineSettings};
+use crate::doctor::{self, Finding, Refusal, Remote, Subject, Wanted};
 use crate::store::{Disk, RealDisk, Store, StoreError};
 
 /// Where the engines keep what has to survive: root's own.
@@ -103,17 +104,53 @@ pub struct Ground {
     pub gate: Arc<dyn Gate>,
     /// The processor.
     pub arch: Arch,
+    /// Looks at the machine before a cluster is made on it or joined.
+    pub preflight: Arc<dyn Preflight>,
+}
+
+/// Looks at a machine before a cluster is made on it or joined.
+pub trait Preflight: Send + Sync {
+    /// What was found that is no error. It may block for some seconds.
+    ///
+    /// # Errors
+    /// If something would let the work fail.
+    fn look(&self, subject: &Subject) -> Result<Vec<Finding>, Refusal>;
+}
+
+/// The look at this Pi that `beehive doctor` takes.
+struct ThisPi;
+
+impl Preflight for ThisPi {
+    fn look(&self, subject: &Subject) -> Result<Vec<Finding>, Refusal> {
+        doctor::before_join(subject)
+    }
+}
+
+/// For a folder that stands in for a machine: there is nothing to look at.
+struct Nowhere;
+
+impl Preflight for Nowhere {
+    fn look(&self, _subject: &Subject) -> Result<Vec<Finding>, Refusal> {
+        Ok(Vec::new())
+    }
 }
 
 impl Ground {
     /// This Pi.
     pub fn this_pi(tools: Arc<dyn Tools>) -> Self {
-        Self::below(Path::new("/"), tools)
+        Self { preflight: Arc::new(ThisPi), ..Self::below(Path::new("/"), tools) }
     }
 
     /// Everything below `root`, with the folders `/var/lib` and `/run` there.
     pub fn below(root: &Path, tools: Arc<dyn Tools>) -> Self {
-        Self { root: root.to_owned(), tools, disk: Arc::new(RealDisk), gate: Arc::new(OpenGate), arch: Arch::own() }
+        Self {
+            root: root.to_owned(),
+            tools,
+            disk: Arc::new(RealDisk),
+            gate: Arc::new(OpenGate),
+            arch: Arch::own(),
+            preflight: Arc::new(Nowhere),
+        }
     }
 }
 
@@ -473,6 +510,9 @@ pub(super) struct Site {
     pub(super) store: Store,
     files: Arc<Files>,
     tools: Arc<dyn Tools>,
+    preflight: Arc<dyn Preflight>,
+    /// Where the agent keeps its state: the card whose writes count.
+    state_dir: PathBuf,
     /// What must not stand in a report: the secrets of the step under way.
     secrets: Mutex<Vec<Zeroizing<String>>>,
 }
@@ -491,8 +531,27 @@ impl Site {
             store,
             files: Arc::new(files),
             tools: ground.tools,
+            preflight: ground.preflight,
+            state_dir: config.state_dir.clone(),
             secrets: Mutex::new(Vec::new()),
         })
+    }
+
+    /// Looks at the machine before the engine `kind` makes a cluster in this version, or joins the one of `server`. The warnings,
+    /// in one line.
+    pub(super) async fn preflight(&self, kind: &str, version: &str, server: Option<&str>) -> Result<String, Failure> {
+        let Some(wanted) = Wanted::of_kind(kind) else { return Ok(String::new()) };
+        let mut subject = Subject::new(self.role, wanted, version);
+        subject.node = Some(self.node.to_string());
+        subject.state_dir.clone_from(&self.state_dir);
+        subject.server = server.and_then(|server| Remote::parse(server, doctor::API_PORT).ok());
+        let preflight = Arc::clone(&self.preflight);
+        let looked = tokio::task::spawn_blocking(move || preflight.look(&subject)).await;
+        match looked {
+            Ok(Ok(findings)) => Ok(doctor::warnings(&findings)),
+            Ok(Err(refusal)) => Err(Failure::new(refusal.code, refusal.reason)),
+            Err(error) => Err(Failure::new("preflight", format!("the look at this Pi did not end: {error}"))),
+        }
     }
 
     /// Works on the files, off the executor: a card may take seconds for one write.

@@ -18,6 +18,7 @@ use super::site::Arch;
 use super::tool::{Ran, ToolCall, ToolError, Tools};
 use super::{Engine, EngineDone, EngineError, EngineWork, Half};
 use crate::config::Config;
+use crate::doctor::{Finding, Id, Minor, Severity};
 
 /// One of the engines, in one of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,6 +416,31 @@ async fn a_wrong_credential_or_server_is_named_and_not_shown() {
         "it is for the report: {log}"
     );
     assert!(!log.contains("fedcba9876543210") && !log.contains(TOKEN_SECRET), "{log}");
+}
+
+/// The look before a join: an error refuses before anything is changed, a warning is told.
+#[tokio::test]
+async fn a_pi_that_is_not_fit_is_named_before_anything_is_changed() {
+    for case in ALL {
+        let pi = Pi::new();
+        let engine = open(&pi, case);
+        let before = residue(&pi);
+        let swap = Finding::new(Severity::Error, Id::Swap, "swap is on: /var/swap", "turn it off");
+        let slow = Finding::new(Severity::Warning, Id::WriteLatency, "a write took 3 s", "take another card");
+        *pi.findings.lock().unwrap() = vec![swap, slow.clone()];
+        let refused = engine.perform(case.enter(&pi)).await.unwrap_err();
+        assert_eq!((refused.code, refused.half), ("preflight", Half::Clean), "{case:?}");
+        assert!(refused.reason.contains("/var/swap") && refused.reason.contains("turn it off"), "{}", refused.reason);
+        assert_eq!((shown(&*engine), residue(&pi)), (blank(), before), "{case:?}");
+        *pi.findings.lock().unwrap() = vec![slow];
+        let done = engine.perform(case.enter(&pi)).await.unwrap();
+        assert!(done.detail.contains("a write took 3 s"), "{}", done.detail);
+        let looks = pi.looks.lock().unwrap();
+        let subject = looks.last().unwrap();
+        assert_eq!((looks.len(), subject.engine.as_str(), subject.node.as_deref()), (2, case.kind, Some("c-007")));
+        assert_eq!(subject.version, Minor::parse(case.old()));
+        assert_eq!(subject.server.is_some(), case.role == "node", "only a node has somebody to reach");
+    }
 }
 
 #[tokio::test(start_paused = true)]

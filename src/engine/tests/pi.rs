@@ -28,11 +28,12 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::super::site::{Arch, Gate, Ground, hex};
+use super::super::site::{Arch, Gate, Ground, Preflight, hex};
 use super::super::token::BootstrapToken;
 use super::super::tool::{OUTPUT_BYTES, Ran, ToolCall, ToolError, Tools};
 use super::super::{Engine, EngineError, open_on};
 use crate::config::Config;
+use crate::doctor::{self, Finding, Refusal, Subject};
 use crate::store::{Disk, RealDisk};
 
 pub(super) const TOKEN_ID: &str = "abc123";
@@ -103,6 +104,20 @@ pub(super) struct Pi {
     hung: Notify,
     calls: Mutex<Vec<ToolCall>>,
     pub(super) arch: Mutex<Arch>,
+    /// What a look at this Pi finds.
+    pub(super) findings: Mutex<Vec<Finding>>,
+    /// For what it was looked at.
+    pub(super) looks: Mutex<Vec<Subject>>,
+}
+
+/// The look at this Pi before a join.
+struct Look(Arc<Pi>);
+
+impl Preflight for Look {
+    fn look(&self, subject: &Subject) -> Result<Vec<Finding>, Refusal> {
+        self.0.looks.lock().unwrap().push(subject.clone());
+        doctor::judge(self.0.findings.lock().unwrap().clone())
+    }
 }
 
 /// Before or after the deed.
@@ -146,6 +161,8 @@ impl Pi {
             hung: Notify::new(),
             calls: Mutex::new(Vec::new()),
             arch: Mutex::new(Arch::Arm64),
+            findings: Mutex::new(Vec::new()),
+            looks: Mutex::new(Vec::new()),
         });
         for folder in ["/var/lib/kubelet", "/etc/systemd/system", "/etc/kubernetes", "/run", "/root", "/srv"] {
             fs::create_dir_all(pi.at(folder)).unwrap();
@@ -284,6 +301,7 @@ impl Pi {
             disk: Arc::new(Card(Arc::clone(self))),
             gate: Arc::new(Hand(Arc::clone(self))),
             arch: *self.arch.lock().unwrap(),
+            preflight: Arc::new(Look(Arc::clone(self))),
         };
         open_on(config, ground)
     }
