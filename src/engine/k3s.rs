@@ -387,7 +387,7 @@ impl Distribution for K3s {
                 // a unit that systemd does not know is none that runs
                 if is_active(site, unit).await? || site.has(&format!("{SYSTEM}/{unit}")) {
                     stop_unit(site, unit).await?;
-                    site.run(call(sweep::SYSTEMCTL, ["disable", unit]).within(SHORT)).await?;
+                    systemctl(site, ["disable", unit]).await?;
                 }
             }
             kill_shims(site, SHIMS).await?;

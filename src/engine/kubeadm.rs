@@ -450,7 +450,7 @@ impl Kubeadm {
             let list = site
                 .run(
                     call(CRICTL, ["--runtime-endpoint", &endpoint, "pods", "--quiet", "--state", "ready"])
-                        .within(SHORT),
+                        .within(PODS_END),
                 )
                 .await;
             let pods: Vec<String> = match &list {
@@ -603,15 +603,25 @@ impl Distribution for Kubeadm {
 
     fn reset<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
         async move {
-            // a Pi whose packages were removed has no such unit
-            site.run(call(sweep::SYSTEMCTL, ["disable", "--now", UNIT]).within(SHORT)).await?;
+            if site.has_tool(KUBELET) {
+                stop_unit(site, UNIT).await?;
+                systemctl(site, ["disable", UNIT]).await?;
+            } else {
+                // its package was removed, perhaps while it ran; systemd may know the unit or not
+                for verb in ["stop", "disable"] {
+                    site.run(call(sweep::SYSTEMCTL, [verb, UNIT]).within(SHORT)).await?;
+                }
+            }
             // before kubeadm's own reset: that one empties the kubelet's folder even where a volume could not be unmounted
             self.end_pods(site).await?;
             self.reset_by_tool(site).await?;
             if site.has_tool(CRICTL) && is_active(site, RUNTIME).await? {
                 let endpoint = format!("unix://{SOCKET}");
                 let words = ["--runtime-endpoint", &endpoint, "rmp", "--all", "--force"];
-                site.must("removing pods", call(CRICTL, words).within(RESET)).await?;
+                // a network add-on that asks an API server that is gone never lets go of its pods; they are dead by now
+                if let Err(error) = site.must("removing pods", call(CRICTL, words).within(RESET)).await {
+                    tracing::warn!(reason = %error.reason, "containerd keeps records of pods that are dead");
+                }
             }
             let mut removed = sweep::network(site).await?;
             let files = site

@@ -192,35 +192,22 @@ pub(super) async fn network(site: &Site) -> Result<Vec<String>, Failure> {
     if rules > 0 {
         removed.push(format!("{rules} packet filter rules"));
     }
-    let mut spaces = 0;
-    for _ in 0..ROUNDS {
-        let list = site.run(call(IP, ["netns", "list"]).within(KERNEL)).await?;
-        let names: Vec<&str> = list.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        let names: Vec<&str> = names.into_iter().filter(|name| name.starts_with("cni-")).collect();
-        if names.is_empty() {
-            break;
-        }
-        for name in names {
-            spaces += usize::from(site.run(call(IP, ["netns", "delete", name]).within(KERNEL)).await?.succeeded());
-        }
-    }
+    let spaces = repeat(site, &["netns", "list"], &["netns", "delete"], |name| name.starts_with("cni-")).await?;
     if spaces > 0 {
         removed.push(format!("{spaces} network namespaces"));
     }
-    let mut ports = 0;
-    for _ in 0..ROUNDS {
-        let list = site.run(call(IP, ["-brief", "link", "show", "master", "cni0"]).within(KERNEL)).await?;
-        // `veth12ab@if2  UP  …`; nothing, or an error, where there is no cni0
-        let names: Vec<&str> =
-            list.stdout.lines().filter_map(|line| line.split_whitespace().next()?.split('@').next()).collect();
-        if !list.succeeded() || names.is_empty() {
-            break;
-        }
-        for name in names {
-            ports += usize::from(site.run(call(IP, ["link", "delete", name]).within(KERNEL)).await?.succeeded());
+    let links = links(site).await?;
+    let bridge = match &links {
+        Some(links) => links.iter().any(|link| link == "cni0"),
+        None => link_is_there(site, "cni0").await?,
+    };
+    if bridge {
+        let list = ["-brief", "link", "show", "master", "cni0"];
+        let ports = repeat(site, &list, &["link", "delete"], |_| true).await?;
+        if ports > 0 {
+            removed.push(format!("{ports} links of pods"));
         }
     }
-    let links = links(site).await?;
     for name in LINKS {
         let there = match &links {
             Some(links) => links.iter().any(|link| link == name),
@@ -235,10 +222,32 @@ pub(super) async fn network(site: &Site) -> Result<Vec<String>, Failure> {
             }
         }
     }
-    if ports > 0 {
-        removed.push(format!("{ports} links of pods"));
-    }
     Ok(removed)
+}
+
+/// Deletes with `ip` what `ip` lists, by the first word of each line (`veth12ab@if2  UP  …`, `cni-12 (id: 3)`), until the list has
+/// none that is `wanted`; says how many.
+async fn repeat(site: &Site, list: &[&str], delete: &[&str], wanted: fn(&str) -> bool) -> Result<usize, Failure> {
+    let mut deleted = 0;
+    for _ in 0..ROUNDS {
+        let what = format!("ip {}", list.join(" "));
+        let found = site.must(&what, call(IP, list.iter().copied()).within(KERNEL)).await?;
+        let names = found.stdout.lines().filter_map(|line| line.split_whitespace().next()?.split('@').next());
+        let names: Vec<&str> = names.filter(|name| wanted(name)).collect();
+        if names.is_empty() {
+            return Ok(deleted);
+        }
+        for name in names {
+            // whether it is gone is seen in the next list
+            let words = delete.iter().copied().chain([name]);
+            deleted += usize::from(site.run(call(IP, words).within(KERNEL)).await?.succeeded());
+        }
+    }
+    let what = list.join(" ");
+    Err(Failure::new(
+        "network",
+        format!("`ip {what}` still lists something of the cluster; restart this Pi, then reset again"),
+    ))
 }
 
 /// All links; none where there are so many that the list may have lost its beginning.

@@ -557,6 +557,42 @@ async fn a_reset_that_is_cut_anywhere_is_found_and_ends() {
     }
 }
 
+/// A reset in which a program fails, is late, or the card refuses a change, says so unless nothing is left all the same; done
+/// again it ends.
+#[tokio::test(start_paused = true)]
+async fn a_reset_that_fails_anywhere_is_done_again() {
+    for case in ALL {
+        for fault in [Fault::Fails, Fault::Late] {
+            let (mut at, mut failures) = (0, 0);
+            loop {
+                let pi = Pi::new();
+                let before = residue(&pi);
+                let engine = open(&pi, case);
+                engine.perform(case.enter(&pi)).await.unwrap();
+                pi.fault(at, fault);
+                let done = engine.perform(EngineWork::Reset).await;
+                let struck = pi.struck();
+                let (_, what) = pi.calm();
+                let told = format!("{case:?} {fault:?} at {at}, {:?}: {done:?}", what.get(at as usize));
+                if !struck {
+                    break;
+                }
+                match done {
+                    Ok(_) => assert_eq!(residue(&pi), before, "{told}"),
+                    Err(error) => {
+                        failures += 1;
+                        assert!(!error.code.is_empty() && error.reason.len() < 2000, "{told}");
+                    }
+                }
+                engine.perform(EngineWork::Reset).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+                assert_eq!(residue(&pi), before, "{told}");
+                at += 1;
+            }
+            assert!(failures > 5, "{case:?} {fault:?}: {failures} of {at}");
+        }
+    }
+}
+
 /// A program that fails, or a change that the card refuses, is told with a stable code and whether something was left; the
 /// same step then ends, or a reset removes all.
 #[tokio::test(start_paused = true)]
