@@ -254,7 +254,9 @@ impl Fast {
         const TICK: Duration = Duration::from_millis(5);
         let (end, ended) = std::sync::mpsc::channel::<()>();
         // while a blocking task runs the clock does not jump
-        tokio::task::spawn_blocking(move || drop(ended.recv()));
+        tokio::task::spawn_blocking(move || {
+            let _ = ended.recv();
+        });
         let task = tokio::spawn(async move {
             loop {
                 tokio::task::spawn_blocking(|| std::thread::sleep(TICK)).await.unwrap();
