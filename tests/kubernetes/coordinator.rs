@@ -22,9 +22,12 @@ fn a_crew_with_hollow_kubelets() {
         ("the API server killed in a drain", the_api_server_dies_in_a_drain),
         ("a Ready that is stale", a_stale_ready_counts_for_nothing),
         ("a node deleted and joined again", a_node_leaves_and_joins_again),
-        ("a drain of a hundred pods", a_hundred_pods),
         ("a rolling reboot of five", five_reboot_one_after_the_other),
+        ("a drain of a hundred pods", a_hundred_pods),
     ];
+    // one alone, by a part of its name, while it is worked on
+    let only = std::env::var("BEEHIVE_KUBE_CASE").unwrap_or_default();
+    let cases = cases.into_iter().filter(|(what, _)| what.contains(&only));
     let mut failed = Vec::new();
     for (what, case) in cases {
         if timed(what, || catch_unwind(AssertUnwindSafe(|| case(&crew)))).is_err() {
@@ -184,7 +187,7 @@ fn a_node_leaves_and_joins_again(crew: &Crew) {
 fn a_hundred_pods(crew: &Crew) {
     let server = &crew.server;
     server.namespace("many");
-    server.pods("many", "web", ("pi-5", "pi-2"), 100);
+    server.pods("many", "web", ("pi-5", "hollow-1"), 100);
     let (before, _) = crew.coordinator_memory();
     let drain = crew.console_beside(&["node", "drain", "pi-5", "--wait"]);
     let (mut most, mut most_own) = (0, 0);
