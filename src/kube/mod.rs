@@ -87,7 +87,7 @@ pub trait Kubernetes: Send + Sync {
     ///
     /// # Errors
     /// The future's error has a stable code: `unreachable`, `not-found`, `not-ready`, `other-cluster`, `timed-out`,
-    /// `disk`.
+    /// `blocked-by-budget`, `refused` (something would be lost that is not ours to lose), `forbidden`, `disk`.
     fn perform(&self, work: KubeWork) -> BoxFuture<'static, Result<KubeDone, KubeError>>;
 
     /// The labels of a node and the pods that run on it.

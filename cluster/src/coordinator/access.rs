@@ -60,8 +60,11 @@ impl Coordinator {
         }
         match request.mode {
             Mode::DryRun => {
-                let text = format_args!("the cluster's authority would certify a key of {user}; nothing was done");
-                return Some(Reply::new(ResponseStatus::Planned, "planned", text));
+                return Some(Reply::new(
+                    ResponseStatus::Planned,
+                    "planned",
+                    format_args!("the cluster's authority would certify a key of {user}; nothing was done"),
+                ));
             }
             Mode::Execute => {}
         }
@@ -71,8 +74,10 @@ impl Coordinator {
             return None;
         }
         if self.accesses.asked.len() >= CERTIFYING {
-            let text = format_args!("{CERTIFYING} certificates are being issued; ask again in a moment");
-            return Some(Reply::refused("busy", text));
+            return Some(Reply::refused(
+                "busy",
+                format_args!("{CERTIFYING} certificates are being issued; ask again in a moment"),
+            ));
         }
         self.accesses.asked.push((asker, now));
         self.out.push(Action::Certify { user: user.clone(), key, request: Box::new(request.clone()) });
@@ -105,8 +110,11 @@ impl Coordinator {
                     self.accesses.sealed.remove(0);
                 }
                 self.accesses.sealed.push((asker, sealed.clone()));
-                let text = format_args!("the cluster's authority has certified the key of {user}");
-                let mut reply = Reply::new(ResponseStatus::Done, "certified", text);
+                let mut reply = Reply::new(
+                    ResponseStatus::Done,
+                    "certified",
+                    format_args!("the cluster's authority has certified the key of {user}"),
+                );
                 reply.sealed = Some(sealed);
                 reply
             }

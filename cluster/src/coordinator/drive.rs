@@ -1043,7 +1043,12 @@ impl Coordinator {
                 | StepKind::LetGo => self.end(now, id, index, StepState::Failed, kube_reason(&error)),
             },
             // another try would only take as long again
-            Err(error) if matches!(error.code, "blocked-by-budget" | "timed-out" | "other-cluster") => {
+            Err(error)
+                if matches!(
+                    error.code,
+                    "blocked-by-budget" | "refused" | "forbidden" | "timed-out" | "other-cluster"
+                ) =>
+            {
                 self.end(now, id, index, StepState::Failed, kube_reason(&error));
             }
             Err(error) => self.retry(now, id, index, Counts::Yes, &kube_reason(&error)),

@@ -1489,12 +1489,19 @@ fn a_cordon_of_others_is_left_alone() {
 
 #[test]
 fn a_failed_drain_is_undone_at_once() {
+    for code in ["blocked-by-budget", "refused", "forbidden", "timed-out", "other-cluster"] {
+        a_drain_that_fails_is_undone(code);
+    }
+}
+
+fn a_drain_that_fails_is_undone(code: &'static str) {
     let mut desk = Desk::with_cluster(&["a", "b"]);
     desk.run(OperationKind::Reboot, None);
     let (token, work) = desk.work();
     desk.kube_does(token, &work);
-    desk.kube_fails("blocked-by-budget");
-    assert_eq!(desk.phase(), OperationPhase::Failed);
+    // what would be refused again is not tried again
+    desk.kube_fails(code);
+    assert_eq!(desk.phase(), OperationPhase::Failed, "{code}");
     assert_eq!(desk.log.last().unwrap(), "uncordon a");
     // also after a crash, and again until it comes off
     desk.restart();
