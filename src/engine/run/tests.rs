@@ -1,6 +1,6 @@
 //! What is particular to children, and the end of the output. The contract of both ways is held in `tests/engine_units.rs`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
 use crate::engine::tool::ToolCall;
@@ -24,8 +24,12 @@ async fn doubles_lie_below_a_folder() {
     assert_eq!(ran.stdout, "double reset -f\n");
 
     std::fs::write(&path, "no program\n").unwrap();
-    let why = tools.run(ToolCall::new("/usr/bin/kubeadm", ["reset"])).await.unwrap_err();
-    assert!(matches!(why, ToolError::NotStarted { program: "/usr/bin/kubeadm", .. }), "{why:?}");
+    match tools.run(ToolCall::new("/usr/bin/kubeadm", ["reset"])).await {
+        Err(ToolError::NotStarted { program: "/usr/bin/kubeadm", .. }) => {}
+        // qemu-user starts a child of its own before it looks at the program
+        Ok(ran) if cfg!(target_arch = "arm") => assert_eq!(ran.code, Some(127), "{ran:?}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 mod pi;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use beehive_cluster::kube::JoinCredential;
@@ -88,9 +89,21 @@ impl Tools for Nothing {
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Log {
+thread_local! {
+    /// Where this thread's log goes, while somebody follows it.
+    static FOLLOWED: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+/// Writes to the log of the thread that it is used in.
+struct ThisThread;
+
+impl std::io::Write for ThisThread {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        FOLLOWED.with_borrow(|log| {
+            if let Some(Log(text)) = log {
+                text.lock().unwrap().extend_from_slice(bytes);
+            }
+        });
         Ok(bytes.len())
     }
 
@@ -99,16 +112,30 @@ impl std::io::Write for Log {
     }
 }
 
+/// Ends the following.
+struct Following;
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        FOLLOWED.set(None);
+    }
+}
+
 impl Log {
-    /// Everything that this thread logs while the guard lives.
-    fn follow(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
+    /// Everything that this thread logs while the guard lives. One subscriber serves all tests of the process: those of single
+    /// threads, coming and going, make `tracing` forget who wants to hear what.
+    fn follow(&self) -> Following {
+        static FOLLOW: Once = Once::new();
+        FOLLOW.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(|| ThisThread)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        FOLLOWED.set(Some(self.clone()));
+        Following
     }
 
     fn text(&self) -> String {
