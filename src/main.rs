@@ -11,7 +11,9 @@ use clap::Parser;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
@@ -131,14 +133,12 @@ fn main() -> std::process::ExitCode {
 
 /// Logs go to standard error, from `level` on unless `RUST_LOG` says otherwise. systemd adds the time by itself.
 fn log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // by module and level alone: filters with patterns in them bring half a megabyte of regular expressions
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
+    let filter = wanted.or_else(|| level.parse().ok()).unwrap_or_default();
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .without_time()
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).without_time();
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 /// One thread does: nothing here computes for long, and a thread's stack is memory on a small Pi.
