@@ -26,6 +26,7 @@ use super::site::{Arch, Change, Failure, Files, Mode, Site, diagnose, hex, pause
 use super::snapshot::copy_tree;
 use super::sweep::{self, call, is_active, kill_shims, stop_unit, systemctl, unmount};
 use super::tool::ToolCall;
+use crate::doctor::Minor;
 
 const K3S_BIN: &str = "/usr/local/bin/k3s";
 /// The binary before an upgrade; the way back by hand.
@@ -523,9 +524,8 @@ fn names(arch: Arch) -> Result<(&'static str, &'static [&'static str]), Failure>
 
 /// Whether an upgrade may go so: the same minor version or the next (docs.k3s.io, "Upgrades": do not skip one).
 fn follows(from: &str, to: &str) -> bool {
-    let minor = |text: &str| text.trim_start_matches('v').split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    match (minor(from), minor(to)) {
-        (Some(from), Some(to)) => to == from || to == from + 1,
+    match (Minor::parse(from), Minor::parse(to)) {
+        (Some(from), Some(to)) => from.major == to.major && (to.minor == from.minor || to.minor == from.minor + 1),
         (None, _) | (_, None) => false,
     }
 }

@@ -23,8 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use beehive_cluster::blockers::{Label, Shown};
+use beehive_cluster::coordinator::limit_ms;
 use beehive_cluster::kube::JoinCredential;
 use beehive_mqtt::command::MAX_SECRET_BYTES;
+use beehive_mqtt::coordinator::StepKind;
 use beehive_mqtt::node::{EngineRun, NodeState};
 use beehive_mqtt::{BootId, ClusterId, MAX_NODES, NodeName, Text};
 use futures_util::future::BoxFuture;
@@ -49,7 +51,7 @@ pub const SNAPSHOT_FILE: &str = "kubernetes-simulated-snapshot";
 const CREDENTIAL_SCHEME: &str = "beehive-simulated-1";
 
 /// How long a credential opens anything: as long as the coordinator waits for the join that it was minted for.
-const LIFETIME: Duration = Duration::from_secs(300);
+const LIFETIME: Duration = Duration::from_millis(limit_ms(StepKind::Join, 0));
 
 /// The bytes of a credential's secret part: 128 random bits (122 of them, to be exact: a version-4 UUID) as hexadecimal.
 const SECRET_BYTES: usize = 32;

@@ -102,7 +102,7 @@ enum Verdict {
 }
 
 /// How long a step may take, with its retries. An operation can therefore never hang.
-pub fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
+pub const fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
     match kind {
         // one request to the API server, which may be restarting
         StepKind::Cordon | StepKind::Uncordon => 60_000,

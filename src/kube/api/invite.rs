@@ -15,8 +15,10 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use beehive_cluster::coordinator::limit_ms;
 use beehive_cluster::kube::{JoinCredential, KubeError};
 use beehive_mqtt::NodeName;
+use beehive_mqtt::coordinator::StepKind;
 use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -26,7 +28,7 @@ use super::objects::Bare;
 use crate::engine::token::BootstrapToken;
 
 /// How long a credential opens anything: as long as the coordinator waits for the join that it was minted for (`limit_ms`).
-pub(super) const LIFETIME: Duration = Duration::from_secs(300);
+pub(super) const LIFETIME: Duration = Duration::from_millis(limit_ms(StepKind::Join, 0));
 
 /// Which node a Secret of ours is for.
 const LABEL: &str = "beehive/joins";

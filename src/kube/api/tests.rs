@@ -604,23 +604,19 @@ async fn an_answer_without_an_end_is_not_read_to_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_is_given_up() {
     let _fast = Fast::forward(20);
-    let asked = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&asked);
+    let (count, mut counted) = tokio::sync::watch::channel(0);
     let server = Scripted::start(move |asked| {
         if asked.path.contains("configmaps") {
-            *counted.lock().unwrap() += 1;
+            count.send_modify(|count| *count += 1);
         }
         Reply::Silence
     })
     .await;
     let kubernetes = server.kubernetes(DrainSettings::default());
-    tokio::time::timeout(Duration::from_secs(120), async {
-        while *asked.lock().unwrap() < 2 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await
-    .expect("it waits for ever");
+    tokio::time::timeout(Duration::from_secs(120), counted.wait_for(|count| *count >= 2))
+        .await
+        .expect("it waits for ever")
+        .unwrap();
     let error = kubernetes.perform(KubeWork::Uncordon(node("pi-2"))).await.unwrap_err();
     assert_eq!(error.code, "unreachable");
     assert!(error.reason.as_str().contains("not all of it came within 30 s"), "{}", error.reason);
@@ -1060,7 +1056,7 @@ async fn a_node_is_deleted_with_its_password_and_its_credentials_and_again() {
 
 /// A server that keeps Secrets, and nodes by name and uid.
 struct Keeps {
-    secrets: Mutex<BTreeMap<String, Value>>,
+    secrets: tokio::sync::watch::Sender<BTreeMap<String, Value>>,
     nodes: mpsc::UnboundedSender<Value>,
 }
 
@@ -1070,24 +1066,25 @@ impl Keeps {
         let mut watches = VecDeque::from([watching]);
         let secrets =
             secrets.into_iter().map(|secret| (secret["metadata"]["name"].as_str().unwrap().to_owned(), secret));
-        let keeps = Arc::new(Self { secrets: Mutex::new(secrets.collect()), nodes });
+        let keeps = Arc::new(Self { secrets: tokio::sync::watch::Sender::new(secrets.collect()), nodes });
         let held = Arc::clone(&keeps);
         let server = Scripted::start(move |asked| {
-            let mut secrets = held.secrets.lock().unwrap();
             if asked.path.contains("/secrets?") {
                 let node = asked.path.split("joins%3D").nth(1);
                 let of =
                     |secret: &&Value| node.is_none_or(|node| secret["metadata"]["labels"]["beehive/joins"] == node);
-                return list(1, &secrets.values().filter(of).cloned().collect::<Vec<_>>());
+                return list(1, &held.secrets.borrow().values().filter(of).cloned().collect::<Vec<_>>());
             }
             if asked.method == "POST" && asked.path.ends_with("/secrets") {
-                secrets.insert(asked.body["metadata"]["name"].as_str().unwrap().to_owned(), asked.body.clone());
+                let name = asked.body["metadata"]["name"].as_str().unwrap().to_owned();
+                held.secrets.send_modify(|secrets| drop(secrets.insert(name, asked.body.clone())));
                 return Reply::Json(201, asked.body.clone());
             }
             if asked.method == "DELETE" {
-                return match secrets.remove(asked.path.rsplit('/').next().unwrap()) {
-                    Some(_) => Reply::Json(200, json!({})),
-                    None => status(404, "not found"),
+                let name = asked.path.rsplit('/').next().unwrap();
+                return match held.secrets.send_if_modified(|secrets| secrets.remove(name).is_some()) {
+                    true => Reply::Json(200, json!({})),
+                    false => status(404, "not found"),
                 };
             }
             if asked.path.starts_with("/api/v1/nodes?watch") {
@@ -1103,14 +1100,13 @@ impl Keeps {
     }
 
     fn names(&self) -> Vec<String> {
-        self.secrets.lock().unwrap().keys().cloned().collect()
+        self.secrets.borrow().keys().cloned().collect()
     }
 
     async fn until_there_are(&self, count: usize) {
+        let mut secrets = self.secrets.subscribe();
         in_time("the credentials", async {
-            while self.names().len() != count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            secrets.wait_for(|secrets| secrets.len() == count).await.unwrap();
         })
         .await;
     }
@@ -1134,7 +1130,7 @@ async fn a_credential_is_minted_once_for_a_node_and_revoked_when_its_node_is_the
     assert_ne!((&first.id, &first.secret), (&second.id, &second.secret));
     assert_eq!(keeps.names(), [format!("bootstrap-token-{}", second.id)], "the one before is revoked");
     assert_eq!(second.authority_pem_sha256, crate::kube::sha256(server.authority.authority.as_bytes()).unwrap());
-    let secret = keeps.secrets.lock().unwrap().values().next().unwrap().clone();
+    let secret = keeps.secrets.borrow().values().next().unwrap().clone();
     assert_eq!(secret["type"], "bootstrap.kubernetes.io/token");
     assert_eq!(secret["metadata"]["labels"]["beehive/joins"], "pi-9");
     let data = &secret["stringData"];
