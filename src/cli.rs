@@ -962,7 +962,7 @@ pub struct JoinNode {
 #[derive(Debug, Clone, Default, Args)]
 pub struct EngineVersion {
     /// The engine's version [default: the one that is installed]
-    #[arg(long = "engine-version", value_name = "VERSION", value_parser = engine_version)]
+    #[arg(long = "engine-version", visible_alias = "version", value_name = "VERSION", value_parser = engine_version)]
     pub version: Option<String>,
 }
 
@@ -1036,7 +1036,7 @@ pub struct UpgradeCluster {
     #[command(flatten)]
     pub acting: Acting,
     /// The engine's version
-    #[arg(long = "engine-version", value_name = "VERSION", value_parser = engine_version)]
+    #[arg(long = "engine-version", visible_alias = "version", value_name = "VERSION", value_parser = engine_version)]
     pub version: String,
 }
 
@@ -1215,6 +1215,7 @@ mod tests {
             (&["beehive", "node", "drain", "Pi_2"][..], "only a-z, 0-9 and '-'"),
             (&["beehive", "--crew", "a/b", "status"], "only a-z, 0-9 and '-'"),
             (&["beehive", "cluster", "create", "--engine-version", "v1;rm"], "letters, digits"),
+            (&["beehive", "cluster", "rebuild", "--version", "v1;rm"], "letters, digits"),
             (&["beehive", "status", "--timeout", "0"], "1..=86400"),
         ] {
             let error = Cli::try_parse_from(line).unwrap_err();

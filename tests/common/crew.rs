@@ -34,8 +34,8 @@ const PROTOCOL: &str = "BEEHIVE_TEST_PROTOCOL";
 /// How often a process or a file is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The longest that an operation takes here; it bounds a test that has gone wrong.
-const OPERATION_S: &str = "80";
+/// The longest that an operation takes with the simulated engine; it bounds a test that has gone wrong.
+const OPERATION_S: u32 = 80;
 
 pub const MASTER: &str = "pi-1";
 
@@ -104,6 +104,10 @@ pub struct Crew {
     /// What stands below the master's `[cluster]` beside the nodes.
     pub cluster_extra: String,
     pub step_ms: u64,
+    /// What stands below `[engine]`, where that is not the simulated one.
+    pub engine: Option<String>,
+    /// The longest that an operation takes.
+    pub operation_s: u32,
     names: Vec<&'static str>,
     pub keys: Arc<Keys>,
     dir: tempfile::TempDir,
@@ -122,6 +126,8 @@ impl Crew {
             broker_extra: "",
             cluster_extra: String::new(),
             step_ms,
+            engine: None,
+            operation_s: OPERATION_S,
             names: names.to_vec(),
             keys: Arc::new(Keys::new("bee", names, &["ann"])),
             dir: tempfile::tempdir().unwrap(),
@@ -139,7 +145,8 @@ impl Crew {
         crew
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    /// What is a node's own.
+    pub fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -157,7 +164,8 @@ impl Crew {
     fn configure_card(&self, card: &str, name: &str, keys: &Path) -> PathBuf {
         let folder = self.folder(card);
         fs::create_dir_all(folder.join("run")).unwrap();
-        let (host, port, extra, step_ms) = (self.host, self.broker.port, self.broker_extra, self.step_ms);
+        let (host, port, extra) = (self.host, self.broker.port, self.broker_extra);
+        let engine = self.engine.clone().unwrap_or_else(|| format!("step_ms = {}", self.step_ms));
         let (state, run) = (folder.join("state"), folder.join("run"));
         let (role, cluster) = if name == MASTER {
             ("master", format!("[cluster]\nnodes = {:?}\n{}", &self.names[1..], self.cluster_extra))
@@ -166,7 +174,7 @@ impl Crew {
         };
         let text = format!(
             "crew = \"bee\"\nnode = {name:?}\nrole = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n\
-             [broker]\nhost = {host:?}\nport = {port}\n{extra}\n[engine]\nstep_ms = {step_ms}\n{cluster}[keys]\ndir = {keys:?}\n"
+             [broker]\nhost = {host:?}\nport = {port}\n{extra}\n[engine]\n{engine}\n{cluster}[keys]\ndir = {keys:?}\n"
         );
         let path = folder.join("beehive.toml");
         fs::write(&path, text).unwrap();
@@ -252,7 +260,7 @@ impl Crew {
         command.args(["--broker", &broker, "--crew", "bee", "--user", "ann", "--json"]);
         command.arg("--identity").arg(self.keys.user_dir("ann")).args(args);
         if args.contains(&"--wait") {
-            command.args(["--timeout", OPERATION_S]);
+            command.args(["--timeout", &self.operation_s.to_string()]);
         }
         command.stdin(Stdio::null());
         command

@@ -11,6 +11,9 @@ mod client;
 mod common;
 mod coordinator;
 mod crew;
+#[path = "../common/crew.rs"]
+mod daemons;
 #[path = "../common/keys.rs"]
 mod keys;
+mod rebuild;
 mod server;
