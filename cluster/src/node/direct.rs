@@ -2,7 +2,7 @@
 
 use super::{
     Action, CommandStatus, DIRECT_QUIET_MS, DirectRequest, Grace, Instant, KeyId, NodeCore, NodeEventKind, PowerGoal,
-    PowerPhase, Preparation, Remembered, RingFull, Role, Started, Text, UserName, UserRole,
+    Preparation, RUNS_A_PRESS, Remembered, RingFull, Role, Started, Text, UserName, UserRole,
 };
 use alloc::vec::Vec;
 use beehive_mqtt::HEARTBEAT_MS;
@@ -134,18 +134,10 @@ impl NodeCore {
             let reason = Text::format(format_args!("{} ({}) is unfinished", started.verb, started.id));
             return Some(Refusal { code: "command-unfinished", reason });
         }
-        let going_down = match self.phase {
-            PowerPhase::Running => false,
-            PowerPhase::Grace
-            | PowerPhase::Draining
-            | PowerPhase::Stopping
-            | PowerPhase::HandingOver
-            | PowerPhase::Halted => true,
-        };
-        if going_down {
-            return Some(Refusal { code: "going-down", reason: Text::cut("this Pi is about to go down") });
+        if let Some(reason) = self.goes_down() {
+            return Some(Refusal { code: "going-down", reason });
         }
-        let local = Refusal { code: "busy", reason: Text::cut("runs what the button asked for") };
+        let local = Refusal { code: "busy", reason: Text::cut(RUNS_A_PRESS) };
         self.work.is_some().then_some(local)
     }
 

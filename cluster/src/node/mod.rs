@@ -58,6 +58,12 @@ const START_AGAIN_MS: u64 = 30_000;
 /// shutdown. Longer than any gesture.
 const SWALLOW_MS: u64 = 30_000;
 
+/// Why nothing begins on a Pi that goes down.
+const GOES_DOWN: &str = "this Pi is about to go down";
+
+/// Why nothing begins beside the reset that a press asked for.
+const RUNS_A_PRESS: &str = "runs what the button asked for";
+
 /// What never changes while the program runs.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -341,6 +347,8 @@ pub struct NodeCore {
     attention: Attention,
     pending: Option<Pending>,
     work: Option<(u64, Work)>,
+    /// Where the node was before the present work, and whether its engine was to be started, in case that work never begins.
+    before_work: (Lifecycle, AfterUpgrade),
     expires: Option<Instant>,
     next_token: u64,
     engine_cluster: Option<ClusterId>,
@@ -390,6 +398,7 @@ impl NodeCore {
             nonce: config.nonce.clone(),
             renewal: Renewal::No,
             silence: Silence::begin(now),
+            before_work: (record.lifecycle, AfterUpgrade::Nothing),
             config,
             record,
             last_shutdown: None,
@@ -583,11 +592,13 @@ impl NodeCore {
             Event::EngineSeen(engine) => self.engine_seen(now, engine, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
-        if self.record != before {
-            if self.record.lifecycle != before.lifecycle {
-                actions.push(Action::Tell(NodeEventKind::Lifecycle, Text::cut(lifecycle_word(self.record.lifecycle))));
-            }
-            rests = true;
+        rests |= self.record != before;
+        let asks_to_go = |action: &Action| matches!(action, Action::Power { .. } | Action::FollowSystem);
+        if self.goes_down().is_some() || actions.iter().any(asks_to_go) {
+            self.give_up_what_is_held(now);
+        }
+        if self.record.lifecycle != before.lifecycle {
+            actions.push(Action::Tell(NodeEventKind::Lifecycle, Text::cut(lifecycle_word(self.record.lifecycle))));
         }
         if self.record.of_session(&self.nonce) >= ROTATE_AT && self.renewal == Renewal::No {
             self.renewal = Renewal::Asked;
@@ -595,6 +606,37 @@ impl NodeCore {
         }
         let changed = self.record != before;
         self.behind_the_store(changed.then_some(Changed), rests.then_some(Rests), actions)
+    }
+
+    /// A Pi that goes down begins nothing, and that includes what a failed store has held up until now: it would be cut short.
+    /// It has not begun, so the node is where it was before. What became of it is said once that is stored; the going down
+    /// does not wait for this, since a press works on a card that stores nothing.
+    fn give_up_what_is_held(&mut self, now: Instant) {
+        let (Some((token, work)), Unsaved::Yes { held, .. }) = (self.work, &mut self.unsaved) else { return };
+        let all = held.len();
+        held.retain(|action| !matches!(action, Action::Engine { token: mine, .. } if *mine == token));
+        if held.len() == all {
+            return; // it has begun
+        }
+        self.work = None;
+        let reason = Text::cut(GOES_DOWN);
+        let mut said = Vec::new();
+        match work {
+            Work::Command => {
+                (self.record.lifecycle, self.after_upgrade) = self.before_work;
+                self.end_running(CommandStatus::Rejected, &Text::cut("busy"), &reason, &mut said);
+            }
+            Work::Local => {
+                (self.record.lifecycle, self.after_upgrade) = self.before_work;
+                said.push(refused_press(&reason));
+            }
+            // in case the Pi does not go down after all
+            Work::Start => self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS)),
+        }
+        self.follow_engine();
+        if let Unsaved::Yes { held, .. } = &mut self.unsaved {
+            held.append(&mut said);
+        }
     }
 
     /// Puts the storing before what rests on it, and what an earlier store held up between them.
@@ -773,21 +815,28 @@ impl NodeCore {
         }
     }
 
-    /// Why no engine command can begin now.
-    fn busy(&self) -> Option<Text<160>> {
+    /// What to say to whoever wants something of a Pi that goes down; nothing if it does not.
+    fn goes_down(&self) -> Option<Text<160>> {
         match self.phase {
-            PowerPhase::Running => {}
+            PowerPhase::Running => None,
             PowerPhase::Grace
             | PowerPhase::Draining
             | PowerPhase::Stopping
             | PowerPhase::HandingOver
-            | PowerPhase::Halted => return Some(Text::cut("this Pi is about to go down")),
+            | PowerPhase::Halted => Some(Text::cut(GOES_DOWN)),
+        }
+    }
+
+    /// Why no engine command can begin now.
+    fn busy(&self) -> Option<Text<160>> {
+        if let Some(reason) = self.goes_down() {
+            return Some(reason);
         }
         if let Some(started) = &self.record.running {
             return Some(Text::format(format_args!("runs {} ({})", started.verb, started.id)));
         }
         self.work.map(|(_, work)| match work {
-            Work::Command | Work::Local => Text::cut("runs what the button asked for"),
+            Work::Command | Work::Local => Text::cut(RUNS_A_PRESS),
             Work::Start => Text::cut("starts its engine again"),
         })
     }
@@ -807,6 +856,7 @@ impl NodeCore {
             self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &reason, actions);
             return;
         }
+        self.before_work = (self.record.lifecycle, self.after_upgrade);
         match verb {
             VerbName::Initialise | VerbName::Join => self.record.lifecycle = Lifecycle::Joining,
             VerbName::Reset => self.record.lifecycle = Lifecycle::Leaving,
@@ -851,6 +901,16 @@ impl NodeCore {
         goal: PowerGoal,
         actions: &mut Vec<Action>,
     ) {
+        match self.work {
+            // Nobody would begin that reset again, so the Pi does not go down under it; whoever sends the command asks again,
+            // and the reset ends within its deadline. It may also wait for a store that failed: then it would begin just
+            // when the Pi goes down.
+            Some((_, Work::Local)) => {
+                self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &Text::cut(RUNS_A_PRESS), actions);
+                return;
+            }
+            None | Some((_, Work::Command | Work::Start)) => {}
+        }
         if let Some(started) = self.record.running.clone() {
             // the Pi goes down under it; what came of it is found out at the next boot, except for another power command
             match started.verb {
@@ -1146,10 +1206,7 @@ impl NodeCore {
             return;
         }
         if let Some(reason) = self.busy() {
-            actions.push(Action::Tell(
-                NodeEventKind::Refused,
-                Text::format(format_args!("reset by button refused (busy): {reason}")),
-            ));
+            actions.push(refused_press(&reason));
             return;
         }
         if self.pending.as_ref().is_some_and(|pending| pending.purpose == Purpose::Leave) {
@@ -1167,6 +1224,7 @@ impl NodeCore {
 
     /// Resets this Pi without the coordinator.
     fn reset_here(&mut self, actions: &mut Vec<Action>) {
+        self.before_work = (self.record.lifecycle, self.after_upgrade);
         self.record.lifecycle = Lifecycle::Leaving;
         self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
     }
@@ -1324,6 +1382,11 @@ impl NodeCore {
 
 fn button_power(goal: PowerGoal) -> Action {
     Action::Power { goal, reason: Text::cut("button"), grace: Grace::Standard, preparation: Preparation::Needed }
+}
+
+fn refused_press(reason: &Text<160>) -> Action {
+    let text = Text::format(format_args!("reset by button refused (busy): {reason}"));
+    Action::Tell(NodeEventKind::Refused, text)
 }
 
 fn request_id(boot: &BootId, number: u32) -> Option<RequestId> {

@@ -645,8 +645,8 @@ fn what_a_failed_store_held_up_follows_once_it_is_stored() {
     core.store_failed(now(0));
     assert_eq!(due(&core), Some(now(STORE_AGAIN_MS)));
     // the button works although nothing can be stored
-    let press = core.step(now(10), Event::Press(Press::PowerOff));
-    assert!(matches!(press[0], Action::Power { .. }));
+    let press = core.step(now(10), Event::Press(Press::Short));
+    assert!(matches!(press[0], Action::ShowStatus));
     core.store_failed(now(10));
     // a repeat is not answered with what the card does not know
     let again = core.step(now(20), command("c-1", join()));
@@ -673,6 +673,79 @@ fn a_command_to_go_down_survives_a_failed_store() {
     let actions = core.step(now(STORE_AGAIN_MS), Event::Tick);
     assert!(matches!(actions.as_slice(), [Action::Store(_), Action::Power { .. }]), "{actions:?}");
     assert!(core.step(now(STORE_AGAIN_MS + 1), Event::Tick).is_empty());
+}
+
+#[test]
+fn a_reset_by_button_is_not_cut_short_by_a_command_to_go_down() {
+    for verb in [Verb::PowerOff, Verb::Reboot] {
+        let mut core = node(blank());
+        assert_eq!(tasks(&core.step(now(0), Event::Press(Press::Reset))), 1);
+        let actions = core.step(now(1), command("c-1", verb.clone()));
+        assert_eq!(results(&actions), [(CommandStatus::Rejected, "busy")]);
+        assert!(!has_power(&actions) && core.running().is_none());
+        let end = done(&core, blank());
+        core.step(now(2), end);
+        assert_eq!(core.lifecycle(), Lifecycle::Blank);
+        assert!(has_power(&core.step(now(3), command("c-2", verb))), "whoever asks again finds it ready");
+    }
+}
+
+#[test]
+fn a_reset_by_button_that_waits_for_its_store_does_not_begin_beside_a_power_off() {
+    let mut core = node(blank());
+    core.step(now(0), Event::Press(Press::Reset));
+    core.store_failed(now(0));
+    let actions = core.step(now(10), command("c-1", Verb::PowerOff));
+    assert_eq!((tasks(&actions), has_power(&actions)), (1, false), "{actions:?}");
+    assert_eq!(results(&actions), [(CommandStatus::Rejected, "busy")]);
+}
+
+#[test]
+fn what_waits_for_its_store_does_not_begin_on_a_pi_that_goes_down() {
+    let ways = [
+        (Event::Press(Press::PowerOff), 0),
+        (Event::Press(Press::Double), 0),
+        (Event::SystemStopping, 0),
+        // by the sequencer's word alone, and this one is stored
+        (power(PowerPhase::Draining), 1),
+    ];
+    for (way, stored_at) in ways {
+        let mut core = node(blank());
+        core.step(now(0), Event::Press(Press::Reset));
+        core.store_failed(now(0));
+        let actions = core.step(now(10), way.clone());
+        assert_eq!(tasks(&actions), 0, "{way:?}");
+        // the going down waits for no store
+        assert_eq!(matches!(actions[0], Action::Power { .. } | Action::FollowSystem), stored_at == 0, "{actions:?}");
+        let told = |action: &Action| matches!(action, Action::Tell(NodeEventKind::Refused, _));
+        assert!(actions.iter().any(told), "{actions:?}");
+        assert_eq!(core.lifecycle(), Lifecycle::Blank, "nothing has begun");
+
+        let mut core = node(blank());
+        core.step(now(0), command("c-1", join()));
+        core.store_failed(now(0));
+        let actions = core.step(now(10), way.clone());
+        assert_eq!((tasks(&actions), results(&actions)), (0, vec![(CommandStatus::Rejected, "busy")]), "{way:?}");
+        assert_eq!((core.lifecycle(), core.running()), (Lifecycle::Blank, None));
+        // the card fails again: it is stored later, and nothing begins then either
+        core.store_failed(now(10));
+        assert_eq!(tasks(&core.step(now(10 + STORE_AGAIN_MS), Event::Tick)), 0);
+        let again = core.step(now(2_000), command("c-1", join()));
+        assert_eq!((tasks(&again), results(&again)), (0, vec![(CommandStatus::Rejected, "busy")]));
+    }
+}
+
+#[test]
+fn what_has_begun_is_not_given_up_because_a_later_store_failed() {
+    let mut core = node(blank());
+    core.step(now(0), Event::Press(Press::Reset));
+    core.step(now(1), command("c-1", Verb::Identify { seconds: 1 }));
+    core.store_failed(now(1));
+    core.step(now(2), Event::Press(Press::PowerOff));
+    assert_eq!(core.lifecycle(), Lifecycle::Leaving);
+    let end = done(&core, blank());
+    core.step(now(3), end);
+    assert_eq!(core.lifecycle(), Lifecycle::Blank);
 }
 
 #[test]

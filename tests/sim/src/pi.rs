@@ -594,6 +594,12 @@ impl World {
     // ---- the engine
 
     fn engine_begins(&mut self, index: usize, token: u64, task: EngineTask, deadline_ms: u64) {
+        let pi = &self.pis[index];
+        // an agent that starts while systemd shuts down knows nothing of that
+        if pi.phase != PowerPhase::Running && !pi.handed_over {
+            let (name, phase) = (pi.name.clone(), pi.phase);
+            self.fail(&format!("{task:?} begins on {name}, which goes down ({phase:?})"));
+        }
         if self.pis[index].core.as_ref().is_some_and(|core| core.running().is_some()) {
             self.ran(index);
         }
