@@ -93,6 +93,13 @@ enum Own {
     Wait,
 }
 
+/// Whether an uncordon is to be asked for.
+enum Opens {
+    Yes,
+    /// Nothing is to be done, for this reason.
+    No(&'static str),
+}
+
 /// What a look at a running step says.
 enum Verdict {
     /// Nothing new.
@@ -407,6 +414,41 @@ impl Coordinator {
         }
     }
 
+    /// Whether a step opens its node. What is ours is in the record before it is asked for, so that alone decides: when the
+    /// operator asked, the API server may have said nothing, and what Kubernetes shows now may be of somebody else since.
+    fn opens(&self, id: &OperationId, node: &NodeName) -> Opens {
+        let cordon = self.record.cordon_of(node);
+        let Some(operation) = self.operation(id) else { return Opens::No("its operation is gone") };
+        match (operation.kind, operation.heeds) {
+            // an operator said that anybody's cordon is to go
+            (OperationKind::NodeUncordon, Heeds::Nothing) => Opens::Yes,
+            (OperationKind::NodeUncordon, Heeds::Blockers) => match cordon {
+                Some(_) => Opens::Yes,
+                None => Opens::No("its slot is free; no cordon of ours is left"),
+            },
+            (
+                OperationKind::Create
+                | OperationKind::Rebuild
+                | OperationKind::Reset
+                | OperationKind::Reboot
+                | OperationKind::Upgrade
+                | OperationKind::Shutdown
+                | OperationKind::Start
+                | OperationKind::NodeDrain
+                | OperationKind::NodeJoin
+                | OperationKind::NodeLeave
+                | OperationKind::NodeReset
+                | OperationKind::NodeReboot
+                | OperationKind::NodeShutdown
+                | OperationKind::NodeIdentify,
+                Heeds::Blockers | Heeds::Nothing,
+            ) => match cordon.filter(|cordon| cordon.operation == *id) {
+                Some(_) => Opens::Yes,
+                None => Opens::No("left as it is: this operation has not cordoned it"),
+            },
+        }
+    }
+
     /// The volatile part of a running step; made anew after a restart of the coordinator.
     fn live_of(&mut self, now: Instant, id: &OperationId, index: usize) -> Option<&mut Live> {
         let step = self.step_at(id, index)?;
@@ -673,15 +715,10 @@ impl Coordinator {
                     return;
                 }
             },
-            StepKind::Uncordon => {
-                let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
-                let ours = self.record.cordon_of(&node).is_some_and(|cordon| cordon.operation == *id);
-                if !asked && !ours {
-                    let reason = Text::cut("left as it is: this operation has not cordoned it");
-                    return self.end(now, id, index, StepState::Done, reason);
-                }
-                KubeWork::Uncordon(node.clone())
-            }
+            StepKind::Uncordon => match self.opens(id, &node) {
+                Opens::Yes => KubeWork::Uncordon(node.clone()),
+                Opens::No(reason) => return self.end(now, id, index, StepState::Done, Text::cut(reason)),
+            },
             // a drain cordons too. What its operation cordoned may have been opened since: it was paused, and the node was
             // down and is back
             StepKind::Drain => match self.own_cordon(id, &node) {
@@ -1119,7 +1156,10 @@ impl Coordinator {
                 let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
                 let ours = self.record.cordon_of(node).is_none_or(|cordon| cordon.operation == *id);
                 if asked {
-                    self.note_scheduling(node, Scheduling::Open);
+                    match self.opens(id, node) {
+                        Opens::Yes => self.note_scheduling(node, Scheduling::Open),
+                        Opens::No(_) => {}
+                    }
                     self.record.release(node);
                 } else if ours {
                     if self.record.cordon_of(node).is_some() {

@@ -6,7 +6,8 @@
 //! - a step is stored as begun before its command goes out; a command goes out again under the same id until it is
 //!   answered; a new attempt is a new id;
 //! - at most `max_unavailable` nodes are drained or down by rolling work; a slot stays held when its holder dies;
-//! - it uncordons exactly what it cordoned, at once when its operation fails; a node that went down, when it is back;
+//! - it uncordons exactly what it cordoned, at once when its operation fails; a node that went down, when it is back. A cordon
+//!   of others it removes only where an operator forced that;
 //! - a node whose button was pressed is worked on when it is back, and nothing else begins meanwhile;
 //! - after a restart of a node the next one waits until it is ready *in a new boot*;
 //! - nothing is decided from ignorance: without an answer of the API server nobody is cordoned or taken for gone, and just

@@ -80,7 +80,7 @@ pub enum Scope {
     Local,
 }
 
-/// Whether an operation heeds what keeps rolling work from a node.
+/// Whether an operation heeds what protects a node: what keeps rolling work from it, and somebody else's cordon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Heeds {
@@ -110,7 +110,7 @@ pub struct Operation {
     pub requested_by: Text<72>,
     /// The engine version that is wanted.
     pub version: Text<32>,
-    /// Whether blockers are heeded.
+    /// Whether it was forced. A record that does not say so is one of an operation that was not.
     #[serde(default)]
     pub heeds: Heeds,
     /// The node's request that [`StepKind::LetGo`] answers.

@@ -346,8 +346,9 @@ impl Coordinator {
         let node = self.plan_node(name);
         let is_master = *name == self.config.master;
         let inside = node.belongs == Belongs::Inside;
-        let ours = self.record.cordons.iter().any(|cordon| cordon.node == *name);
-        let cordoned = self.kube.node(name).is_some_and(|seen| seen.scheduling == Scheduling::Cordoned);
+        let ours = self.record.cordon_of(name).is_some();
+        let holds = self.record.slots.contains(name);
+        let scheduling = self.kube_node(name).map(|seen| seen.map(|seen| seen.scheduling));
         let takes_a_slot = match wanted.kind {
             OperationKind::NodeDrain
             | OperationKind::NodeLeave
@@ -372,21 +373,26 @@ impl Coordinator {
             OperationKind::NodeDrain if !inside => refused("not-a-member", format_args!("{name} is in no cluster")),
             OperationKind::NodeDrain => Ok(plan::node_drain(name)),
             // one whose reset by its button failed keeps its slot, and somebody has to be able to free it
-            OperationKind::NodeUncordon if !inside && !self.record.slots.contains(name) => {
+            OperationKind::NodeUncordon if !inside && !holds => {
                 refused("not-a-member", format_args!("{name} is in no cluster"))
             }
             // its cordon may just be under way, and would come after this
             OperationKind::NodeUncordon if self.is_being_emptied(name) => {
                 refused("going-down", format_args!("{name} is being emptied, because somebody pressed its button"))
             }
-            OperationKind::NodeUncordon if !cordoned && !self.record.slots.contains(name) => {
-                unchanged(format_args!("{name} is not cordoned"))
-            }
-            OperationKind::NodeUncordon if cordoned && !ours && wanted.force == Force::No => refused(
-                "cordoned-by-others",
-                format_args!("{name} was cordoned by somebody else; --force uncordons it all the same"),
-            ),
-            OperationKind::NodeUncordon => Ok(plan::node_uncordon(name)),
+            OperationKind::NodeUncordon if holds => Ok(plan::node_uncordon(name)),
+            OperationKind::NodeUncordon => match (scheduling, wanted.force) {
+                (Ok(None | Some(Scheduling::Open)), _) => unchanged(format_args!("{name} is not cordoned")),
+                (Ok(Some(Scheduling::Cordoned)), Force::No) if !ours => refused(
+                    "cordoned-by-others",
+                    format_args!("{name} was cordoned by somebody else; --force uncordons it all the same"),
+                ),
+                // nobody can tell whether it is cordoned, but nothing that this could free or open is ours
+                (Err(()), Force::No) if !ours => unchanged(format_args!(
+                    "{name} holds no slot and was not cordoned by us; the API server does not answer"
+                )),
+                (Ok(Some(Scheduling::Cordoned)) | Err(()), Force::No | Force::Yes) => Ok(plan::node_uncordon(name)),
+            },
             OperationKind::NodeJoin if !cluster => {
                 refused("no-cluster", format_args!("there is no cluster to join; `beehive cluster create` makes one"))
             }
@@ -497,6 +503,13 @@ impl Coordinator {
         let scope = if beside || wanted.kind == OperationKind::NodeIdentify { Scope::Local } else { Scope::Exclusive };
         let kind = wanted.kind;
         let steps = plan.len();
+        // its slot alone is freed
+        let stays = kind == OperationKind::NodeUncordon
+            && wanted.node.is_some_and(|node| {
+                let seen = self.kube_node(node).ok().flatten();
+                let cordoned = seen.is_some_and(|seen| seen.scheduling == Scheduling::Cordoned);
+                cordoned && self.record.cordon_of(node).is_none()
+            });
         self.start_operation(
             now,
             id.clone(),
@@ -516,6 +529,7 @@ impl Coordinator {
         let overrides: Text<180> = match (wanted.force, set_aside.is_empty()) {
             (Force::Yes, false) => Text::format(format_args!("; set aside: {set_aside}")),
             (Force::Yes, true) => Text::cut("; rules that protect were set aside"),
+            (Force::No, _) if stays => Text::cut("; it was cordoned by somebody else, and stays so without --force"),
             (Force::No, _) => Text::new(),
         };
         let mut reply =

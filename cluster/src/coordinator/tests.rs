@@ -310,6 +310,14 @@ impl Desk {
         self.step(Event::Kube(view));
     }
 
+    /// The API server does not answer, long after the coordinator's start; what it would say is handed back.
+    fn api_server_goes(&mut self) -> KubeView {
+        self.pass(6_000);
+        let view = core::mem::take(&mut self.view);
+        self.look();
+        view
+    }
+
     /// Time passes, and no node says anything.
     fn quiet(&mut self, ms: u64) {
         let end = self.now + ms;
@@ -1485,6 +1493,114 @@ fn a_cordon_of_others_is_left_alone() {
     desk.ask(Desk::want(OperationKind::NodeUncordon, Some("a"), Force::Yes), Mode::Execute);
     desk.settle();
     assert!(!desk.is_cordoned("a"));
+}
+
+/// The API server does not answer when the operator asks, so nobody can tell whose cordon it is.
+#[test]
+fn a_slot_is_freed_without_an_answer_and_a_cordon_of_others_stays() {
+    let mut desk = slot_of_one_that_others_cordoned();
+    let view = desk.api_server_goes();
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Started);
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    assert!(desk.stored.slots.is_empty());
+    // asked again without a slot: nothing is ours, and nobody claims to know the rest
+    let again = desk.run(OperationKind::NodeUncordon, Some("a"));
+    assert_eq!(again.status, ResponseStatus::Unchanged);
+    assert!(!again.text.as_str().contains("is not cordoned"), "{}", again.text);
+    desk.view = view;
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    desk.pass(60_000);
+    assert!(desk.log.is_empty() && desk.is_cordoned("a"), "{:?}", desk.log);
+}
+
+#[test]
+fn a_slot_is_freed_under_a_cordon_of_others() {
+    let mut desk = slot_of_one_that_others_cordoned();
+    let reply = desk.run(OperationKind::NodeUncordon, Some("a"));
+    assert_eq!(reply.status, ResponseStatus::Started);
+    assert!(reply.text.as_str().contains("somebody else"), "{}", reply.text);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(desk.stored.slots.is_empty() && desk.log.is_empty(), "{:?}", desk.log);
+    assert_eq!(desk.membership("a"), Membership::CordonedByOthers, "and it is told so");
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str(), "cordoned-by-others");
+}
+
+/// Whether it was forced is known after a restart too, and an operation of a record that does not say so was not.
+#[test]
+fn a_forced_uncordon_waits_for_the_api_server_and_opens_what_others_cordoned() {
+    let mut desk = slot_of_one_that_others_cordoned();
+    let view = desk.api_server_goes();
+    desk.ask(Desk::want(OperationKind::NodeUncordon, Some("a"), Force::Yes), Mode::Execute);
+    desk.kube_fails("unreachable");
+    assert_eq!(desk.stored.operations.last().unwrap().heeds, Heeds::Nothing);
+    let unforced = {
+        let mut record = desk.stored.clone();
+        record.operations.last_mut().unwrap().heeds = Heeds::default();
+        record
+    };
+    let forced = core::mem::replace(&mut desk.stored, unforced);
+    desk.log.clear();
+    desk.restart();
+    desk.all_speak();
+    assert!(desk.log.is_empty() && desk.stored.slots.is_empty(), "{:?}", desk.log);
+    desk.stored = forced;
+    desk.restart();
+    desk.all_speak();
+    desk.view = view;
+    desk.look();
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
+    assert_eq!(desk.log, ["uncordon a"]);
+}
+
+/// What we cordoned is in the record, whatever Kubernetes says, and is opened as soon as it can be.
+#[test]
+fn our_own_cordon_is_opened_as_soon_as_the_api_server_answers() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("a"));
+    desk.settle();
+    let view = desk.api_server_goes();
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Started);
+    desk.kube_fails("unreachable");
+    assert_eq!((&desk.stored.slots, desk.stored.cordons.len()), (&vec![name("a")], 1), "it is cordoned, and counts");
+    desk.view = view;
+    desk.look();
+    desk.pass(RETRY_MS);
+    desk.settle();
+    assert_eq!((desk.phase(), desk.is_cordoned("a")), (OperationPhase::Done, false));
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+}
+
+/// Our cordon without a slot, that of a shutdown, is not taken for none because nobody answers.
+#[test]
+fn our_own_cordon_is_not_taken_for_none_while_the_api_server_is_silent() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Shutdown, None);
+    let (token, work) = desk.work();
+    assert_eq!(work, KubeWork::Cordon(name("a")));
+    desk.kube_does(token, &work);
+    desk.settle();
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.iter().any(|cordon| cordon.node == name("a")));
+    desk.restart();
+    desk.boots("m");
+    desk.boots("a");
+    desk.pass(6_000);
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Started);
+}
+
+/// A crew in which `a` is away with a slot, and somebody else has cordoned it.
+fn slot_of_one_that_others_cordoned() -> Desk {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.kube_node("a").scheduling = Scheduling::Cordoned;
+    desk.look();
+    desk.run(OperationKind::NodeShutdown, Some("a"));
+    desk.settle();
+    desk.not_ready("a");
+    assert_eq!((&desk.stored.slots, desk.stored.cordons.len()), (&vec![name("a")], 0));
+    desk.log.clear();
+    desk
 }
 
 #[test]
