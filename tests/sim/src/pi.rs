@@ -447,6 +447,9 @@ impl World {
                         // a shutdown of all is no rolling work, and one that is broken was not available before either
                         let available = self.kube.is_ready(self.now, &self.pis[0], &self.pis[index]);
                         if available && self.kind_of_running(index) != Some(OperationKind::Shutdown) {
+                            if let Some(operation) = self.operation_of_running(index) {
+                                self.taken_down_by.insert(name.clone(), operation);
+                            }
                             self.rolling_down.insert(name, boots);
                         }
                     }
@@ -654,9 +657,12 @@ impl World {
 
     /// What the operation is that the running command belongs to.
     fn kind_of_running(&self, index: usize) -> Option<OperationKind> {
+        self.operation_of_running(index).and_then(|id| self.kinds.get(&id)).copied()
+    }
+
+    fn operation_of_running(&self, index: usize) -> Option<String> {
         let running = self.pis[index].stored.running.as_ref();
-        let id = running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2));
-        id.and_then(|id| self.kinds.get(id)).copied()
+        running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2)).map(str::to_owned)
     }
 
     /// Leaving: cordon, drain, stop, delete the Node, and only then reset. Joining: only once the old Node is gone.
