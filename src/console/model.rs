@@ -739,12 +739,22 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn steps(id: &str, node: &str, revision: u32, steps: &[(u16, StepKind, StepState)]) -> Incoming {
+        steps_that_wait(id, node, revision, steps, "")
+    }
+
+    pub(crate) fn steps_that_wait(
+        id: &str,
+        node: &str,
+        revision: u32,
+        steps: &[(u16, StepKind, StepState)],
+        reason: &str,
+    ) -> Incoming {
         let mut report = OperationNode {
             id: id.parse().unwrap(),
             node: name(node),
             revision,
             steps: Default::default(),
-            reason: Text::new(),
+            reason: Text::cut(reason),
         };
         for (number, step, state) in steps {
             report.steps.push(StepReport { number: *number, step: *step, state: *state }).unwrap();

@@ -1,10 +1,10 @@
 //! Progress of an operation, from its reported steps and from nothing else: no guess, no clock. A line for each change
-//! of a step, and where there is a terminal a bar below them.
+//! of a step and for each word of how far a drain is, and where there is a terminal a bar below them.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
-use beehive_mqtt::coordinator::{OperationPhase, StepState};
+use beehive_mqtt::coordinator::{OperationPhase, StepKind, StepState};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::model::OperationView;
@@ -14,6 +14,8 @@ use super::render::clean;
 #[derive(Debug, Default)]
 pub struct Tracker {
     steps: BTreeMap<u16, StepState>,
+    /// What was last said of a running drain: it may take minutes, and says pod by pod how far it is.
+    drains: BTreeMap<u16, String>,
     phase: Option<OperationPhase>,
 }
 
@@ -24,10 +26,14 @@ impl Tracker {
         let (_, total) = operation.ended_of_total();
         let width = total.max(10).to_string().len();
         for (node, step) in operation.steps() {
-            if self.steps.insert(step.number, step.state) == Some(step.state) || step.state == StepState::Pending {
+            let reason = operation.nodes.get(node).map_or("", |of| of.reason.as_str());
+            let same = self.steps.insert(step.number, step.state) == Some(step.state);
+            let moved = step.step == StepKind::Drain
+                && step.state == StepState::Running
+                && self.drains.insert(step.number, reason.to_owned()).is_some_and(|before| before != reason);
+            if (same && !moved) || step.state == StepState::Pending {
                 continue;
             }
-            let reason = operation.nodes.get(node).map_or("", |of| of.reason.as_str());
             let told = matches!(step.state, StepState::Failed | StepState::Running) && !reason.is_empty();
             let reason = if told { format!(": {}", clean(reason)) } else { String::new() };
             let of = if total == 0 { String::new() } else { format!("/{total}") };
@@ -143,10 +149,9 @@ impl Drop for Reporter {
 #[cfg(test)]
 mod tests {
     use super::super::model::CrewView;
-    use super::super::model::tests::{operation, steps, summary};
+    use super::super::model::tests::{operation, steps, steps_that_wait, summary};
     use super::*;
     use crate::link::Retained;
-    use beehive_mqtt::coordinator::StepKind;
 
     #[test]
     fn each_change_of_a_step_is_told_once() {
@@ -173,6 +178,33 @@ mod tests {
         );
         view.apply(0, &operation(&summary("op-1", OperationPhase::Running, 4), Retained::No));
         assert_eq!(tracker.changes(view.operation_by_id(&id).unwrap()), ["rebuild goes on"]);
+    }
+
+    #[test]
+    fn how_far_a_drain_is_is_told_as_it_goes_on() {
+        let mut view = CrewView::new();
+        let mut tracker = Tracker::default();
+        let id = "op-1".parse().unwrap();
+        view.apply(0, &operation(&summary("op-1", OperationPhase::Running, 1), Retained::No));
+        let mut lines = Vec::new();
+        for (number, kind, reason) in [
+            (1, StepKind::Drain, "waits for the API server"),
+            (1, StepKind::Drain, "1 of 3 pods gone, 2 ending"),
+            (1, StepKind::Drain, "1 of 3 pods gone, 2 ending"),
+            (2, StepKind::Stop, "waits for the node"),
+            (2, StepKind::Stop, "waits for its answer"),
+        ] {
+            view.apply(0, &steps_that_wait("op-1", "pi-1", 1, &[(number, kind, StepState::Running)], reason));
+            lines.extend(tracker.changes(view.operation_by_id(&id).unwrap()));
+        }
+        assert_eq!(
+            lines,
+            [
+                "[ 1/6] running  drain        pi-1: waits for the API server",
+                "[ 1/6] running  drain        pi-1: 1 of 3 pods gone, 2 ending",
+                "[ 2/6] running  stop         pi-1: waits for the node",
+            ]
+        );
     }
 
     #[test]

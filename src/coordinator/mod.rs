@@ -9,7 +9,7 @@ mod outside;
 use crate::audit::{AuditError, Limits, Log};
 use crate::clock::Clock;
 use crate::keys::{self, Standing, new_nonce};
-use crate::kube::{Kubernetes, Observed};
+use crate::kube::{DrainProgress, Kubernetes, Observed};
 use crate::link::{Incoming, Link, LinkEvent, Network, Refusal};
 use crate::store::Store;
 use auditor::Auditor;
@@ -28,12 +28,13 @@ use beehive_mqtt::{
     DecodeError, KeyId, NodeName, Payload, ProtocolVersion, RequestId, SpokenVersion, Text, Topic, UserName,
 };
 pub use outside::Outside;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The name of the coordinator's record in the store.
 pub const RECORD: &str = "coordinator";
@@ -85,6 +86,9 @@ struct Task {
     /// The version of the protocol that the present request was written in.
     asked_in: ProtocolVersion,
 }
+
+/// How often an operator is told how far a drain is: a pod a line would be hundreds of messages.
+const DRAINS_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs a coordinator until `stop` resolves.
 ///
@@ -188,6 +192,7 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
     let (core, first) = Coordinator::start(instant(clock), parts.config.clone(), first, record);
     let (outcomes, mut outcomes_in) = mpsc::channel(OUTCOMES);
     let mut view = parts.kubernetes.watch();
+    let (mut drains, mut told_drains) = (parts.kubernetes.drains(), tokio::time::Instant::now());
     let audit = open_log(&parts.audit, &parts.link)?;
     let mut task = Task {
         audit: Auditor::new(audit),
@@ -233,9 +238,29 @@ async fn coordinate(parts: &mut CoordinatorParts, mut stop: Pin<&mut impl Future
                 let seen = view.borrow_and_update().clone();
                 task.step(Event::Kube(seen));
             }
+            moved = drains_moved(&mut drains, told_drains) => {
+                told_drains = tokio::time::Instant::now() + DRAINS_TOLD_EVERY;
+                for (node, progress) in moved {
+                    task.step(Event::Draining { node, progress });
+                }
+            }
             () = tokio::time::sleep(pause) => task.step(Event::Tick),
         }
     }
+}
+
+/// How far the drains are, once that has changed; not before the moment `from`.
+async fn drains_moved(
+    drains: &mut Option<watch::Receiver<BTreeMap<NodeName, DrainProgress>>>,
+    from: tokio::time::Instant,
+) -> Vec<(NodeName, Text<160>)> {
+    tokio::time::sleep_until(from).await;
+    let Some(drains) = drains else { return std::future::pending().await };
+    if drains.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    let now = drains.borrow_and_update();
+    now.iter().map(|(node, progress)| (node.clone(), Text::format(format_args!("{progress}")))).collect()
 }
 
 /// Whether a role allows a request.

@@ -9,6 +9,7 @@
 pub mod api;
 pub mod simulated;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use beehive_cluster::blockers::Shown;
@@ -20,7 +21,7 @@ use std::fmt;
 use tokio::sync::watch;
 use zeroize::Zeroize as _;
 
-pub use api::{ApiKubernetes, DrainSettings, OnDeadline, OnLoss};
+pub use api::{ApiKubernetes, DrainProgress, DrainSettings, OnDeadline, OnLoss};
 pub use beehive_cluster::kube::{KubeDone, KubeError, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 pub use simulated::{ControlPlane, SimulatedKubernetes};
 
@@ -105,6 +106,11 @@ pub trait Kubernetes: Send + Sync {
 
     /// The cluster and its nodes, now and with each change.
     fn watch(&self) -> watch::Receiver<KubeView>;
+
+    /// How far the drains are that run now; nothing where drains have nothing to tell.
+    fn drains(&self) -> Option<watch::Receiver<BTreeMap<NodeName, DrainProgress>>> {
+        None
+    }
 
     /// Tells a Kubernetes that has no network of its own what was heard of a node. A real one does nothing here.
     fn observe(&self, node: &NodeName, observed: Observed<'_>);

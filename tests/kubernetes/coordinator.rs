@@ -69,8 +69,11 @@ fn a_budget_blocks_a_drain(crew: &Crew) {
     server.pods("budget", "web", ("pi-2", "pi-3"), 2);
     server.budget("budget", "web-budget", "web", 2);
     let pods = server.pods_of("budget", "web", "Running");
-    let (code, document) = crew.console(&["node", "drain", "pi-2", "--wait"]);
+    let (code, document, said) = crew.console_says(&["node", "drain", "pi-2", "--wait"]);
     assert_ne!(code, 0, "{document:#}");
+    // how far it is, while it runs: what is in the way is named before the time is over
+    let far = said.lines().find(|line| line.contains("0 of 2 pods gone") && line.contains("web-budget"));
+    println!("  {}", far.unwrap_or_else(|| panic!("nobody was told how far the drain is: {said}")));
     let reason = reason_of(&document, "drain", "pi-2");
     println!("  {reason}");
     assert!(reason.contains("blocked-by-budget") && reason.contains("web-budget"), "{reason}");

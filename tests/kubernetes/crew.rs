@@ -310,6 +310,13 @@ impl Crew {
         finished(self.command(args))
     }
 
+    /// The same, with what it said on its way.
+    pub fn console_says(&self, args: &[&str]) -> (i32, Value, String) {
+        let output = self.command(args).output().unwrap();
+        let document = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), document, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// The same beside the test.
     pub fn console_beside(&self, args: &[&str]) -> JoinHandle<(i32, Value)> {
         let command = self.command(args);

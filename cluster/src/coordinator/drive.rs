@@ -46,6 +46,8 @@ pub(crate) struct Live {
     accepted: Accepted,
     patient: Patient,
     switch: Switch,
+    /// How far the drain is that the API server was asked for, for people.
+    drained: Text<160>,
     /// What it waits for, for people.
     pub(crate) waits: Text<160>,
 }
@@ -467,6 +469,7 @@ impl Coordinator {
             accepted: Accepted::No,
             patient: Patient::Yes,
             switch: Switch::Off,
+            drained: Text::new(),
             waits: Text::new(),
         });
         Some(live)
@@ -485,6 +488,20 @@ impl Coordinator {
             let patience = live.begun.plus_ms(super::SILENT_MS);
             if live.patient == Patient::Yes { sends.min(patience) } else { sends }
         }))
+    }
+
+    /// How far the drain of a node is, for whoever looks at its step. Nothing is decided by it.
+    pub(super) fn on_draining(&mut self, node: &NodeName, progress: Text<160>) {
+        let running = self.live.iter().filter(|(_, live)| live.kube.is_some());
+        let drains = |(id, index): &&(OperationId, usize)| {
+            self.step_at(id, *index).is_some_and(|step| step.kind == StepKind::Drain && step.node == *node)
+        };
+        let held: Vec<(OperationId, usize)> = running.map(|(key, _)| key).filter(drains).cloned().collect();
+        for key in held {
+            if let Some(live) = self.live.get_mut(&key) {
+                live.drained.clone_from(&progress);
+            }
+        }
     }
 
     // ---- driving
@@ -638,6 +655,9 @@ impl Coordinator {
             StepKind::Drain | StepKind::Uncordon => {
                 if self.kube_node(node) == Ok(None) {
                     return Verdict::Done(Text::cut("Kubernetes has no such Node"));
+                }
+                if !live.drained.is_empty() {
+                    return Verdict::Wait(live.drained.clone());
                 }
                 "waits for the API server"
             }
@@ -1031,6 +1051,7 @@ impl Coordinator {
             return;
         };
         live.kube = None;
+        live.drained = Text::new();
         match outcome {
             Ok(KubeDone::Credential(credential)) => {
                 live.credential = Some(credential);

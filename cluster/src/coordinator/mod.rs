@@ -187,6 +187,13 @@ pub enum Event {
         /// How.
         outcome: Result<KubeDone, KubeError>,
     },
+    /// How far the drain of a node is, in words. At most one a second is wanted; nothing is decided by it.
+    Draining {
+        /// Which node.
+        node: NodeName,
+        /// How far.
+        progress: Text<160>,
+    },
     /// A look has ended.
     Looked {
         /// The token of [`Action::Look`].
@@ -496,6 +503,7 @@ impl Coordinator {
             }
             Event::Kube(view) => self.kube = view,
             Event::KubeEnded { token, outcome } => self.on_kube_ended(now, token, outcome),
+            Event::Draining { node, progress } => self.on_draining(&node, progress),
             Event::Looked { token, facts } => self.looked(now, token, &facts),
             Event::Switched { token, outcome } => self.switched(now, token, outcome),
             Event::Certified { user, key, request, outcome } => self.certified(now, &user, key, &request, outcome),

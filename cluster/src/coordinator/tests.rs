@@ -2293,6 +2293,28 @@ fn what_a_node_waits_for_is_told_while_no_step_changes() {
 }
 
 #[test]
+fn how_far_a_drain_is_is_told_in_its_step_and_only_while_it_runs() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::Reboot, None);
+    let (token, work) = desk.work();
+    desk.kube_does(token, &work);
+    let told = |desk: &mut Desk, node: &str, text: &str| {
+        desk.step(Event::Draining { node: name(node), progress: Text::cut(text) });
+        desk.last.iter().find_map(|action| match action {
+            Action::OperationNode(report) => Some((report.node.to_string(), report.reason.to_string())),
+            _ => None,
+        })
+    };
+    let wanted = Some(("a".to_string(), "1 of 3 pods gone, 2 ending".to_string()));
+    assert_eq!(told(&mut desk, "a", "1 of 3 pods gone, 2 ending"), wanted);
+    assert_eq!(told(&mut desk, "a", "1 of 3 pods gone, 2 ending"), None, "it was told already");
+    assert_eq!(told(&mut desk, "b", "0 of 1 pods gone, 0 ending"), None, "nothing drains b for us");
+    // what failed says it itself, and the next attempt begins with nothing
+    desk.kube_fails("unreachable");
+    assert_eq!(told(&mut desk, "a", "2 of 3 pods gone, 1 ending"), None);
+}
+
+#[test]
 fn nothing_grows_with_the_number_of_operations() {
     let mut desk = Desk::with_cluster(&["a", "b"]);
     for _ in 0..20 {

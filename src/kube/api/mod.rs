@@ -83,11 +83,6 @@ impl ApiKubernetes {
         let keeper = tokio::spawn(keeper::keep(Arc::clone(&inner)));
         Self { inner, keeper }
     }
-
-    /// How far the drains are that run now.
-    pub fn drains(&self) -> watch::Receiver<BTreeMap<NodeName, DrainProgress>> {
-        self.inner.drains.subscribe()
-    }
 }
 
 struct Inner {
@@ -292,5 +287,9 @@ impl Kubernetes for ApiKubernetes {
     }
 
     /// A real one hears of its kubelets by itself.
+    fn drains(&self) -> Option<watch::Receiver<BTreeMap<NodeName, DrainProgress>>> {
+        Some(self.inner.drains.subscribe())
+    }
+
     fn observe(&self, _node: &NodeName, _observed: Observed<'_>) {}
 }

@@ -696,7 +696,7 @@ async fn evictions_speak_the_version_that_the_server_knows() {
         assert_eq!(evictions[0].body["apiVersion"], format!("policy/{version}"));
         let options = &evictions[0].body["deleteOptions"];
         assert_eq!((&options["preconditions"]["uid"], &options["gracePeriodSeconds"]), (&json!("uid-a"), &json!(7)));
-        assert!(kubernetes.drains().borrow().is_empty(), "a drain that has ended is shown no more");
+        assert!(kubernetes.drains().unwrap().borrow().is_empty(), "a drain that has ended is shown no more");
     }
     let pods = Pods::new(vec![pod_object("a", &json!({}))]);
     let server = Scripted::start(move |asked| {
@@ -806,7 +806,7 @@ async fn a_budget_is_asked_again_and_named_at_the_deadline() {
     .await;
     let kubernetes = server.kubernetes(DrainSettings::default());
     shown(&kubernetes).await;
-    let mut drains = kubernetes.drains();
+    let mut drains = kubernetes.drains().unwrap();
     let ends = tokio::spawn(kubernetes.perform(drain(30_000)));
     let progress = drains.wait_for(|drains| drains.get(&node("pi-2")).is_some_and(|drain| drain.gone == 1)).await;
     let progress = progress.unwrap().get(&node("pi-2")).unwrap().to_string();
@@ -906,7 +906,7 @@ async fn pods_that_changed_came_went_or_do_not_end_are_all_told_apart() {
     .await;
     let kubernetes = server.kubernetes(DrainSettings::default());
     shown(&kubernetes).await;
-    let mut drains = kubernetes.drains();
+    let mut drains = kubernetes.drains().unwrap();
     let ends = tokio::spawn(kubernetes.perform(drain(60_000)));
     // only what is told to end is left
     let left = drains.wait_for(|drains| drains.get(&node("pi-2")).is_some_and(|drain| drain.gone == 4)).await;
