@@ -180,6 +180,7 @@ fn node_state() -> NodeState {
         },
         last_shutdown: None,
         speaks: None,
+        machine: None,
     }
 }
 

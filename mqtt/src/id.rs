@@ -146,6 +146,11 @@ id!(
     Nonce, 32
 );
 id!(
+    /// One machine: what tells two Pis apart whose cards are copies of each other. 64 bits in hexadecimal, made of the system's
+    /// machine-id so that nobody finds that from it (machine-id(5) wants it kept within the machine).
+    MachineMark, 16
+);
+id!(
     /// One life of a Kubernetes cluster, from `init` to `reset`.
     ClusterId, 64
 );

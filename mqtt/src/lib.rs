@@ -39,7 +39,7 @@ pub mod topic;
 pub mod version;
 
 pub use codec::{DecodeError, EncodeError, Payload, Verified, decode, encode, encode_in, verify, written_in};
-pub use id::{BootId, ClusterId, CommandId, CrewName, NodeName, Nonce, OperationId, RequestId, UserName};
+pub use id::{BootId, ClusterId, CommandId, CrewName, MachineMark, NodeName, Nonce, OperationId, RequestId, UserName};
 pub use manifest::Manifest;
 pub use sign::{Digest, Distrust, KeyId, PublicKey, Signer, Verifier};
 pub use text::Text;

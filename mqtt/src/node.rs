@@ -4,7 +4,7 @@ use crate::MAX_NODES;
 use crate::codec::{Payload, Wrapping};
 use crate::command::VerbName;
 use crate::coordinator::Session;
-use crate::id::{BootId, ClusterId, CommandId, Nonce, RequestId};
+use crate::id::{BootId, ClusterId, CommandId, MachineMark, Nonce, RequestId};
 use crate::sign::Digest;
 use crate::text::Text;
 use crate::version::{ProtocolVersion, SpokenVersion};
@@ -177,6 +177,9 @@ pub struct NodeState {
     /// that is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaks: Option<SpokenVersion>,
+    /// Which machine it is; absent where its engine is the simulated one, of which any number may run on one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineMark>,
 }
 
 impl Payload for NodeState {

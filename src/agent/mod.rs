@@ -18,6 +18,7 @@ mod supply;
 mod watchdog;
 
 use crate::clock::Clock;
+use crate::config::EngineKind;
 use crate::engine::{Engine, EngineWork};
 use crate::hal::{Board, Button, Edge, Leds, OverCurrent, SensorReport, Sensors};
 use crate::host::{Doors, Host, HostError, Knock, Notice};
@@ -41,7 +42,7 @@ use beehive_mqtt::node::{
     BrokerTrust, EngineRun, EngineState, NodeEvent, NodeEventKind, NodeInfo, NodeState, Part, PartStatus, PowerPhase,
     Role, Telemetry, Throttling,
 };
-use beehive_mqtt::{HEARTBEAT_MS, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
+use beehive_mqtt::{HEARTBEAT_MS, MachineMark, NodeName, ProtocolVersion, SpokenVersion, Text, Topic};
 use show::PwrLed;
 use std::future::Future;
 use std::sync::Arc;
@@ -149,6 +150,7 @@ struct Agent {
     link: Link,
     doors: Doors,
     core: NodeCore,
+    machine: Option<MachineMark>,
     sequencer: Sequencer,
     recogniser: Option<Recogniser>,
     shim: Option<Shim<Box<dyn Button>>>,
@@ -227,6 +229,8 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         sequencer: Sequencer::new(settings.deadlines),
         settings,
         clock,
+        // one machine may play many Pis only without a real engine
+        machine: host.machine().filter(|_| engine.kind() != EngineKind::Simulated.as_str()),
         engine,
         host,
         store,
@@ -630,6 +634,7 @@ impl Agent {
             engine: self.engine.state(),
             last_shutdown: self.core.last_shutdown().cloned(),
             speaks: SpokenVersion::said_by(self.link.speaks()),
+            machine: self.machine.clone(),
         };
         let same = self.published.as_ref() == Some(&state);
         let beat = self.published_at.is_none_or(|at| now.saturating_since(at) >= HEARTBEAT_MS);

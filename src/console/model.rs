@@ -693,6 +693,7 @@ pub(crate) mod tests {
             },
             last_shutdown: None,
             speaks: None,
+            machine: None,
         }
     }
 

@@ -673,6 +673,7 @@ mod tests {
                 engine: EngineState { cluster: None, run: EngineRun::Running, version: Text::new() },
                 last_shutdown: None,
                 speaks: None,
+                machine: None,
             };
             hear(&mut view, Topic::State(name(number)), &state);
             let step = |step, state| StepReport { number: u16::from(number), step, state };

@@ -15,8 +15,8 @@ use std::process::Stdio;
 
 use beehive_board::cut::{FEED_PATH, FeedRecord};
 use beehive_board::power::Goal;
-use beehive_mqtt::BootId;
 use beehive_mqtt::node::Throttling;
+use beehive_mqtt::{BootId, MachineMark};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sd_notify::NotifyState;
@@ -24,6 +24,7 @@ use sd_notify::NotifyState;
 use super::{Host, HostError, Notice, Strength};
 use crate::clock::Clock;
 use crate::hal::throttled::Throttled;
+use crate::kube::sha256;
 
 /// A fixed path: what is run must not depend on an environment.
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
@@ -35,6 +36,7 @@ const MAX_COMPLAINT_CHARS: usize = 200;
 #[derive(Debug)]
 pub struct LinuxHost {
     boot: BootId,
+    machine: Option<MachineMark>,
     model: String,
     feed_path: PathBuf,
     temperature_path: Option<PathBuf>,
@@ -66,12 +68,22 @@ impl LinuxHost {
         let name = Path::new(FEED_PATH).file_name().unwrap_or_default();
         Ok(Self {
             boot,
+            machine: machine(root),
             model: model(root),
             feed_path: run_dir.join(name),
             temperature_path: temperature_path(root),
             throttled: Throttled::below(root),
         })
     }
+}
+
+/// What of the machine-id may leave the machine (machine-id(5): never the id itself). A card that was copied has the same.
+fn machine(root: &Path) -> Option<MachineMark> {
+    let text = fs::read_to_string(root.join("etc/machine-id")).ok()?;
+    let id = text.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // an image that was not started yet has none
+    is_one.then(|| sha256(format!("beehive machine {id}").as_bytes())?.get(..16)?.parse().ok()).flatten()
 }
 
 fn model(root: &Path) -> String {
@@ -156,6 +168,10 @@ impl Host for LinuxHost {
         self.boot.clone()
     }
 
+    fn machine(&self) -> Option<MachineMark> {
+        self.machine.clone()
+    }
+
     fn uptime_ms(&self) -> u64 {
         Clock.now().as_ms()
     }
@@ -236,6 +252,21 @@ mod tests {
 
     fn host(root: &TempDir) -> LinuxHost {
         LinuxHost::below(root.path(), &root.path().join("run/beehive")).unwrap()
+    }
+
+    /// Two cards with the same id show the same, and nobody finds the id from what is shown.
+    #[test]
+    fn a_machine_shows_a_mark_of_its_id_and_never_the_id() {
+        let mark = |id: &str| host(&machine(&[("etc/machine-id", id)])).machine().map(|mark| mark.as_str().to_owned());
+        let id = "8a5c7f1e2d3b4c5d9e0f1a2b3c4d5e6f";
+        let shown = mark(&format!("{id}\n")).unwrap();
+        assert_eq!((shown.len(), Some(&shown)), (16, mark(id).as_ref()));
+        assert!(!id.contains(&shown));
+        assert_ne!(mark("8a5c7f1e2d3b4c5d9e0f1a2b3c4d5e60"), Some(shown));
+        for none in ["", "uninitialized\n", "8a5c"] {
+            assert_eq!(mark(none), None, "{none:?}");
+        }
+        assert_eq!(host(&machine(&[])).machine(), None);
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub mod simulated;
 
 use beehive_board::cut::FeedRecord;
 use beehive_board::power::Goal;
-use beehive_mqtt::BootId;
 use beehive_mqtt::node::Throttling;
+use beehive_mqtt::{BootId, MachineMark};
 use futures_util::future::BoxFuture;
 
 pub use doors::{Door, Doors, Knock};
@@ -72,6 +72,11 @@ pub trait Host: Send + Sync {
     /// The processor architecture that this program was built for: `arm`, `aarch64`, `x86_64`.
     fn architecture(&self) -> &'static str {
         std::env::consts::ARCH
+    }
+
+    /// Which machine this is; nothing where that is not known.
+    fn machine(&self) -> Option<MachineMark> {
+        None
     }
 
     /// Puts the feed's record where the final hook reads it, whole or not at all.

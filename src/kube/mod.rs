@@ -72,7 +72,7 @@ impl Drop for Certified {
 }
 
 /// SHA-256 in lower-case hexadecimal digits, from the TLS library that is linked anyway.
-fn sha256(bytes: &[u8]) -> Option<String> {
+pub(crate) fn sha256(bytes: &[u8]) -> Option<String> {
     let suite = rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13()?;
     let digest = suite.common.hash_provider.hash(bytes);
     let mut text = String::new();

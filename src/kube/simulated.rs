@@ -638,6 +638,7 @@ mod tests {
             engine: EngineState { cluster: id.map(cluster), run, version: Text::new() },
             last_shutdown: None,
             speaks: None,
+            machine: None,
         }
     }
 

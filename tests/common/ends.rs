@@ -180,6 +180,7 @@ pub fn state(revision: u32) -> NodeState {
         engine: EngineState { cluster: None, run: EngineRun::Stopped, version: Text::new() },
         last_shutdown: None,
         speaks: None,
+        machine: None,
     }
 }
 

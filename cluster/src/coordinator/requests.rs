@@ -248,9 +248,11 @@ impl Coordinator {
                         "the cluster is there, and every node is in it"
                     ))));
                 }
+                self.no_twins(wanted.force, plan.iter().map(|step| &step.node))?;
                 plan
             }
             OperationKind::Rebuild => {
+                self.no_twins(wanted.force, self.record.known.iter())?;
                 let snapshot = match wanted.force {
                     Force::No => Weight::Essential,
                     Force::Yes => Weight::BestEffort,
@@ -335,6 +337,30 @@ impl Coordinator {
         Ok(plan)
     }
 
+    /// Another node that says that it is the same machine: one card was copied from the other. Such two have one machine-id, and
+    /// with that often one address (DHCP) and, to some network add-ons, one node.
+    fn twin(&self, name: &NodeName) -> Option<&NodeName> {
+        let machine = |name: &NodeName| self.state_of(name).and_then(|state| state.machine.as_ref());
+        let own = machine(name)?;
+        self.record.known.iter().find(|other| *other != name && machine(other) == Some(own))
+    }
+
+    /// None of these is to join while another node is the same machine.
+    fn no_twins<'a>(&self, force: Force, mut names: impl Iterator<Item = &'a NodeName>) -> Result<(), Box<Reply>> {
+        let found = match force {
+            Force::No => names.find_map(|name| self.twin(name).map(|twin| (name, twin))),
+            Force::Yes => None,
+        };
+        let Some((name, twin)) = found else { return Ok(()) };
+        Err(Box::new(Reply::refused(
+            "duplicate-machine",
+            format_args!(
+                "{name} and {twin} have one machine-id, so one card is a copy; on one of them remove /etc/machine-id, run \
+                 systemd-machine-id-setup and restart it; --force lets them in as they are"
+            ),
+        )))
+    }
+
     fn plan_for_node(
         &self,
         wanted: &Wanted<'_>,
@@ -399,7 +425,10 @@ impl Coordinator {
             OperationKind::NodeJoin if inside && node.engine == EngineRun::Running => {
                 unchanged(format_args!("{name} is in the cluster"))
             }
-            OperationKind::NodeJoin => Ok(plan::node_join(&node)),
+            OperationKind::NodeJoin => {
+                self.no_twins(wanted.force, core::iter::once(name))?;
+                Ok(plan::node_join(&node))
+            }
             OperationKind::NodeLeave | OperationKind::NodeReset if is_master && cluster => refused(
                 "master-has-cluster",
                 format_args!("{name} is the master of a cluster; `beehive cluster reset` takes it down"),

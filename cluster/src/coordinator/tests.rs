@@ -23,6 +23,7 @@ struct Played {
     power: PowerPhase,
     orderly: bool,
     online: bool,
+    machine: Option<&'static str>,
 }
 
 /// The coordinator, and a desk from which nodes and Kubernetes are played by hand.
@@ -80,6 +81,7 @@ impl Desk {
             power: PowerPhase::Running,
             orderly: true,
             online: true,
+            machine: None,
         };
         let nodes = all.map(|node| (name(node), played.clone())).collect();
         let (core, _) = Coordinator::start(
@@ -246,6 +248,7 @@ impl Desk {
                 outcome: if played.orderly { ShutdownOutcome::Orderly } else { ShutdownOutcome::Interrupted },
             }),
             speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
+            machine: played.machine.map(|mark| mark.parse().unwrap()),
         }
     }
 
@@ -1472,6 +1475,46 @@ fn nothing_is_planned_from_ignorance() {
     desk.now += 5_000;
     desk.press("a", Want::Reboot);
     assert!(desk.answered("a").contains(&Answer::Wait));
+}
+
+#[test]
+fn two_that_are_one_machine_do_not_both_join() {
+    let marked = |marks: [Option<&'static str>; 3]| {
+        let mut desk = Desk::new(&["a", "b"]);
+        for (node, mark) in ["m", "a", "b"].into_iter().zip(marks) {
+            desk.nodes.get_mut(&name(node)).unwrap().machine = mark;
+        }
+        desk.all_speak();
+        desk
+    };
+    // one copied card anywhere, also the master's
+    for marks in [[Some("1"), Some("2"), Some("2")], [Some("1"), Some("1"), None]] {
+        let mut desk = marked(marks);
+        let refused = desk.run(OperationKind::Create, None);
+        assert_eq!((refused.status, refused.code.as_str()), (ResponseStatus::Refused, "duplicate-machine"));
+        let text = refused.text.as_str();
+        assert!(text.contains(" have one machine-id") && text.contains("systemd-machine-id-setup"), "{text}");
+        desk.ask(Desk::want(OperationKind::Create, None, Force::Yes), Mode::Execute);
+        desk.settle();
+        assert_eq!(desk.phase(), OperationPhase::Done, "whoever insists gets it");
+    }
+    // who says nothing of it is nobody's twin
+    for marks in [[None, None, None], [Some("1"), Some("2"), Some("3")], [Some("1"), None, None]] {
+        let mut desk = marked(marks);
+        desk.run(OperationKind::Create, None);
+        desk.settle();
+        assert_eq!(desk.phase(), OperationPhase::Done);
+    }
+    // it left, and came back with a copy of the other's card
+    let mut desk = marked([Some("1"), Some("2"), Some("3")]);
+    desk.run(OperationKind::Create, None);
+    desk.settle();
+    desk.run(OperationKind::NodeLeave, Some("b"));
+    desk.settle();
+    desk.nodes.get_mut(&name("b")).unwrap().machine = Some("2");
+    desk.all_speak();
+    assert_eq!(desk.run(OperationKind::NodeJoin, Some("b")).code.as_str(), "duplicate-machine");
+    assert_eq!(desk.run(OperationKind::Rebuild, None).code.as_str(), "duplicate-machine");
 }
 
 // ---- cordons and slots

@@ -164,6 +164,8 @@ pub fn node_state(fill: Fill) -> NodeState {
             },
         ),
         speaks: speaks(fill),
+        // of one that says nothing of its version it is not known either
+        machine: speaks(fill).map(|_| "0f1e2d3c4b5a6978".parse().unwrap()),
     }
 }
 

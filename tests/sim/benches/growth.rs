@@ -455,6 +455,7 @@ impl World {
             engine: node.engine.clone(),
             last_shutdown: None,
             speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
+            machine: None,
         };
         let same = node.said.as_ref() == Some(&state);
         if !same {

@@ -175,6 +175,7 @@ impl Node {
             engine: engine(),
             last_shutdown: core.last_shutdown().cloned(),
             speaks: SpokenVersion::said_by(ProtocolVersion::CURRENT),
+            machine: None,
         })
     }
 }

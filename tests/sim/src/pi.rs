@@ -352,6 +352,7 @@ impl World {
             engine: pi.engine(),
             last_shutdown: core.last_shutdown().cloned(),
             speaks: SpokenVersion::said_by(pi.speaks),
+            machine: None,
         };
         let same = pi.published.as_ref() == Some(&state);
         if same && !always {

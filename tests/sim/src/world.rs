@@ -254,6 +254,9 @@ pub(crate) struct World {
     pub(crate) keys: Keys,
     pub(crate) cards: Vec<Box<dyn Card>>,
     pub(crate) coordinator: Option<Coordinator>,
+    /// When it began, and when the one before it ended.
+    coordinator_began: u64,
+    coordinator_ended: u64,
     /// What the coordinator stored last, to be shown when something is wrong.
     pub(crate) record: CoordinatorRecord,
     pub(crate) life: u32,
@@ -381,6 +384,8 @@ impl World {
             keys: Keys::new(signing),
             cards,
             coordinator: None,
+            coordinator_began: 0,
+            coordinator_ended: 0,
             record: CoordinatorRecord::default(),
             life: 0,
             coordinator_tick_at: u64::MAX,
@@ -771,7 +776,10 @@ impl World {
                 | OperationKind::NodeShutdown
         );
         let ordered = rolling && summary.requested_by.as_str().starts_with("user:");
-        if ordered && !self.forced.contains(report.id.as_str()) && self.now - since > BLOCKED_FOR_SURE_MS {
+        // what a coordinator says first of all, the one before it may have begun, who died before it could say so
+        let decided = if self.now == self.coordinator_began { self.coordinator_ended } else { self.now };
+        let for_long = decided.saturating_sub(since) > BLOCKED_FOR_SURE_MS;
+        if ordered && !self.forced.contains(report.id.as_str()) && for_long {
             self.fail(&format!("{} is emptied, and a pod was to be left alone there", report.node));
         }
     }
@@ -849,6 +857,7 @@ impl World {
         let life = self.life;
         self.note(|| format!("coordinator starts (life {life})"));
         self.coordinator = Some(core);
+        self.coordinator_began = self.now;
         self.perform(actions);
         self.coordinator_subscribes();
         self.kube.shown = None;
@@ -867,7 +876,9 @@ impl World {
     }
 
     pub(crate) fn stop_coordinator(&mut self) {
-        self.coordinator = None;
+        if self.coordinator.take().is_some() {
+            self.coordinator_ended = self.now;
+        }
         self.life += 1;
         self.coordinator_tick_at = u64::MAX;
     }
