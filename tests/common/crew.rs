@@ -95,6 +95,15 @@ impl Ended {
     }
 }
 
+/// Whether nodes share this machine's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machines {
+    /// They do.
+    One,
+    /// Each has one of its own; that needs root.
+    Each,
+}
+
 pub struct Crew {
     pub broker: Mosquitto,
     /// What the configuration calls the broker's host.
@@ -106,6 +115,8 @@ pub struct Crew {
     pub step_ms: u64,
     /// What stands below `[engine]`, where that is not the simulated one.
     pub engine: Option<String>,
+    /// Whether the nodes are machines of their own to the others, as those of a real engine have to be.
+    pub machines: Machines,
     /// The longest that an operation takes.
     pub operation_s: u32,
     names: Vec<&'static str>,
@@ -127,6 +138,7 @@ impl Crew {
             cluster_extra: String::new(),
             step_ms,
             engine: None,
+            machines: Machines::One,
             operation_s: OPERATION_S,
             names: names.to_vec(),
             keys: Arc::new(Keys::new("bee", names, &["ann"])),
@@ -202,7 +214,21 @@ impl Crew {
 
     fn run(&mut self, name: &str, config: &Path) {
         let log = File::options().create(true).append(true).open(self.folder(name).join("log")).unwrap();
-        let mut command = clean(Command::new(BEEHIVE));
+        let mut command = match self.machines {
+            Machines::One => clean(Command::new(BEEHIVE)),
+            Machines::Each => {
+                // in place of this machine's own, in a mount namespace that ends with the node
+                let id = self.folder(name).join("machine-id");
+                fs::write(&id, format!("{:032x}\n", 0xbee_0000 + name.bytes().map(u128::from).sum::<u128>())).unwrap();
+                let mut command = clean(Command::new("unshare"));
+                command
+                    .args(["--mount", "--propagation", "private", "sh", "-c"])
+                    .args(["mount --bind \"$1\" /etc/machine-id && shift && exec \"$@\"", "sh"])
+                    .arg(id)
+                    .arg(BEEHIVE);
+                command
+            }
+        };
         if self.before.contains(name) {
             command.env(PROTOCOL, "1");
         }

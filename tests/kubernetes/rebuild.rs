@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::daemons::{Crew, MASTER, phase, read, topic};
+use crate::daemons::{Crew, MASTER, Machines, phase, read, topic};
 use crate::server::{script, until};
 
 const NAMES: [&str; 3] = [MASTER, "pi-2", "pi-3"];
@@ -207,6 +207,7 @@ async fn a_crew_with_kubeadm_is_rebuilt_though_its_coordinator_dies_at_each_step
     let mut crew = Crew::new(&NAMES, 0);
     crew.engine = Some(format!("kind = \"kubeadm\"\nadvertise_address = \"{ADDRESS}\""));
     crew.cluster_extra = format!("server = \"{ADDRESS}\"\n");
+    crew.machines = Machines::Each;
     crew.operation_s = 900;
     let pis: Vec<Pi> = (0..NAMES.len()).map(|index| Pi::start(&crew, index)).collect();
     let master = &pis[0];
