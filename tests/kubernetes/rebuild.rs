@@ -314,10 +314,10 @@ async fn rebuilt(crew: &mut Crew) -> Vec<(String, StepKind)> {
             operation = Some(id);
         }
         match topic(&message) {
-            Some(Topic::Operation(id)) if Some(&id) == operation.as_ref() => {
-                if phase(&message).is_some_and(OperationPhase::is_final) {
-                    break;
-                }
+            Some(Topic::Operation(id))
+                if Some(&id) == operation.as_ref() && phase(&message).is_some_and(OperationPhase::is_final) =>
+            {
+                break;
             }
             Some(Topic::OperationNode(id, node)) if Some(&id) == operation.as_ref() => {
                 let Some(report) = read::<OperationNode>(&message, &Topic::OperationNode(id, node.clone())) else {
