@@ -200,10 +200,10 @@ fn a_hundred_pods(crew: &Crew) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let (code, document) = drain.join().unwrap();
-    assert_eq!((code, &document["outcome"]["phase"]), (0, &"done".into()), "{document:#}");
     println!(
         "  the coordinator's process: {before} kB before, at most {most} kB in the drain, {most_own} kB of it its own data"
     );
+    assert_eq!((code, &document["outcome"]["phase"]), (0, &"done".into()), "{document:#}");
     crew.done(&["node", "uncordon", "pi-5", "--wait"]);
     server.delete("/apis/apps/v1/namespaces/many/replicasets/web");
 }
