@@ -85,6 +85,8 @@ pub(crate) struct Pi {
     pub(crate) hears: crate::direct::Hears,
     /// systemd was asked to shut down.
     handed_over: bool,
+    /// Its agent has started since, and knows nothing of that.
+    pub(crate) unaware: bool,
     revision: u32,
     tick_at: Option<u64>,
     published: Option<NodeState>,
@@ -122,6 +124,7 @@ impl Pi {
             system_stops: None,
             hears: crate::direct::Hears::default(),
             handed_over: false,
+            unaware: false,
             revision: 0,
             tick_at: None,
             published: None,
@@ -184,6 +187,7 @@ impl World {
         let pi = &mut self.pis[index];
         pi.stored = stored;
         pi.restarted = true;
+        pi.unaware = pi.handed_over;
         pi.life += 1;
         pi.start += 1;
         pi.connection = 1;
@@ -600,7 +604,7 @@ impl World {
     fn engine_begins(&mut self, index: usize, token: u64, task: EngineTask, deadline_ms: u64) {
         let pi = &self.pis[index];
         // an agent that starts while systemd shuts down knows nothing of that
-        if pi.phase != PowerPhase::Running && !pi.handed_over {
+        if pi.phase != PowerPhase::Running && !pi.unaware {
             let (name, phase) = (pi.name.clone(), pi.phase);
             self.fail(&format!("{task:?} begins on {name}, which goes down ({phase:?})"));
         }
