@@ -284,7 +284,7 @@ pub(crate) struct World {
     sent_anew: Vec<(String, String)>,
     /// Commands that nodes have said to have come to nothing.
     pub(crate) ended_badly: BTreeSet<String>,
-    /// Operations that were taken up again.
+    /// Operations that were taken up again: steps that failed are tried once more, whatever came of their commands.
     reopened: BTreeSet<String>,
     /// Nodes that go down because their own button was pressed, by operation.
     pub(crate) pressed: BTreeMap<String, NodeName>,
@@ -853,6 +853,7 @@ impl World {
         self.life += 1;
         let first = FirstSession { term: 1, nonce: self.nonce() };
         self.record = self.cards[0].load_coordinator();
+        self.sees_what_is_resumed();
         let (core, actions) = Coordinator::start(self.clock(0), self.config(), first, self.record.clone());
         let life = self.life;
         self.note(|| format!("coordinator starts (life {life})"));
@@ -930,7 +931,10 @@ impl World {
             match action {
                 coordinator::Action::Store(record) => {
                     match self.writes(|world| world.cards[0].save_coordinator(&record)) {
-                        Saved::Yes => self.record = *record,
+                        Saved::Yes => {
+                            self.record = *record;
+                            self.sees_what_is_resumed();
+                        }
                         Saved::No => {
                             self.note(|| "the coordinator's store fails".into());
                             let now = self.clock(0);
@@ -1071,6 +1075,14 @@ impl World {
             }
         }
         self.resets.insert((operation, node.clone()));
+    }
+
+    /// An operator has had an operation taken up again. One that was paused had not ended on the wire, so it is the answer that
+    /// tells; it is stored before anything of it is done, and a coordinator may die before it says it.
+    fn sees_what_is_resumed(&mut self) {
+        let resumed = self.record.answers.iter().filter(|answered| answered.code.as_str() == "resumed");
+        let operations = resumed.filter_map(|answered| answered.operation.as_ref());
+        self.reopened.extend(operations.map(|id| id.as_str().to_owned()));
     }
 
     /// What the wire says of an operation.
