@@ -746,6 +746,33 @@ fn a_node_that_nobody_has_heard_is_no_member_of_a_cluster_that_is_gone() {
     assert!(plan.iter().any(|step| step.step == StepKind::Join && step.node == name("b")), "{plan:?}");
 }
 
+/// The stop came off after the leave had given it up: no kubelet is left to confirm a second drain.
+#[test]
+fn a_leave_taken_up_again_does_not_empty_what_it_has_stopped() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    while desk.log.last().unwrap() != "stop a" {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let stop = desk.command(VerbName::Stop, "a");
+    desk.result(&name("a"), &stop, CommandStatus::Accepted, "accepted");
+    desk.pass(drive::limit_ms(StepKind::Stop, 0) + 1_000);
+    desk.commands.clear();
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert!(!desk.is_cordoned("a"));
+    desk.nodes.get_mut(&name("a")).unwrap().revision += 1;
+    let mut state = desk.state_of("a");
+    state.engine.run = EngineRun::Stopped;
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
+    desk.log.clear();
+    desk.ask(Ask::Resume, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.log, ["cordon a", "stop a", "delete a", "reset a"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
 fn upgrade(desk: &mut Desk, version: &str, force: Force) -> ConsoleResponse {
     let (kind, version) = (OperationKind::Upgrade, Text::cut(version));
     desk.ask(Ask::Operation { kind, node: None, version, force }, Mode::Execute)
