@@ -606,6 +606,11 @@ impl Coordinator {
                     || seen.and_then(|seen| seen.boot.as_ref()).is_some_and(|boot| {
                         step.boot_before.as_ref() != Some(boot) && state.is_some_and(|state| state.boot == *boot)
                     });
+                // it passed for a member because nobody could tell
+                let outside = seen.is_none() && self.kube_node(node).is_ok();
+                if restarted && outside && online && state.is_some_and(|state| state.lifecycle == Lifecycle::Blank) {
+                    return Verdict::Done(Text::cut("is in no cluster"));
+                }
                 let upgraded = operation
                     .steps
                     .iter()
