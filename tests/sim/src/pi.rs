@@ -452,9 +452,6 @@ impl World {
                         // a shutdown of all is no rolling work, and one that is broken was not available before either
                         let available = self.kube.is_ready(self.now, &self.pis[0], &self.pis[index]);
                         if available && self.kind_of_running(index) != Some(OperationKind::Shutdown) {
-                            if let Some(operation) = self.operation_of_running(index) {
-                                self.taken_down_by.insert(name.clone(), operation);
-                            }
                             self.rolling_down.insert(name, boots);
                         }
                     }
@@ -660,14 +657,13 @@ impl World {
         self.later(takes, Happening::EngineEnds(index, life, job));
     }
 
-    /// What the operation is that the running command belongs to.
+    /// What the operation is that the running command belongs to. It is stored before its first command goes out; a coordinator
+    /// may die in between and not have said it yet.
     fn kind_of_running(&self, index: usize) -> Option<OperationKind> {
-        self.operation_of_running(index).and_then(|id| self.kinds.get(&id)).copied()
-    }
-
-    fn operation_of_running(&self, index: usize) -> Option<String> {
         let running = self.pis[index].stored.running.as_ref();
-        running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2)).map(str::to_owned)
+        let id = running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2))?;
+        let stored = || self.record.operations.iter().find(|held| held.id.as_str() == id).map(|held| held.kind);
+        self.kinds.get(id).copied().or_else(stored)
     }
 
     /// Leaving: cordon, drain, stop, delete the Node, and only then reset. Joining: only once the old Node is gone.

@@ -328,8 +328,6 @@ pub(crate) struct World {
     pub(crate) by_hand: BTreeSet<NodeName>,
     /// Nodes that a command takes down, and in which boot, until they are back and ready.
     pub(crate) rolling_down: BTreeMap<NodeName, u32>,
-    /// By which operation it was last taken down.
-    pub(crate) taken_down_by: BTreeMap<NodeName, String>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
     /// Nodes on which a pod runs that is not to be disturbed, and since when.
@@ -429,7 +427,6 @@ impl World {
             runs: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             rolling_down: BTreeMap::new(),
-            taken_down_by: BTreeMap::new(),
             max_down: None,
             busy: BTreeMap::new(),
             forced: BTreeSet::new(),
@@ -1091,11 +1088,7 @@ impl World {
         self.reached.note("phase", summary.phase.as_str());
         let id = summary.id.as_str().to_owned();
         self.summaries.insert(id.clone(), summary.clone());
-        if self.kinds.insert(id.clone(), summary.kind).is_none() && summary.kind == OperationKind::Shutdown {
-            // a coordinator died between the first command of it and its first word of it: only now it is known not to be rolling
-            let taken_down_by = &self.taken_down_by;
-            self.rolling_down.retain(|node, _| taken_down_by.get(node) != Some(&id));
-        }
+        self.kinds.insert(id.clone(), summary.kind);
         match &summary.node {
             Some(node) if summary.requested_by.as_str().starts_with("node:") && !summary.phase.is_final() => {
                 self.pressed.insert(id.clone(), node.clone());
