@@ -3,7 +3,9 @@
 use crate::campaign::{Options, Trace, all_in, finish, run, settles};
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Setup, World, name};
-use beehive_mqtt::coordinator::{OperationKind, OperationPhase};
+use beehive_cluster::node::Press;
+use beehive_mqtt::console::{Ask, Mode};
+use beehive_mqtt::coordinator::{OperationKind, OperationPhase, StepKind, StepState};
 
 /// Under an emulated processor everything takes twenty times as long. That it behaves there as here is shown by the seeds
 /// whose hash is pinned; of the others a part does.
@@ -74,6 +76,31 @@ fn a_shutdown_of_all_is_no_rolling_work_although_the_coordinator_dies_before_it_
     }
     assert!(unsaid > 0, "no coordinator died in between");
     println!("the wire did not say what it was for in {unsaid} of 40 runs");
+}
+
+/// A step had failed because its node was silent, then the master's button paused the rest. An operator who takes that up again
+/// has the step tried once more, though nobody knows what came of its first command.
+#[test]
+fn what_was_paused_is_taken_up_again_with_what_had_failed_before() {
+    let mut world = created(13, 3);
+    world.undisturbed = false;
+    world.goes_dark(1, 100);
+    let rebuild = world.operation(OperationKind::Rebuild, None);
+    let step = |world: &World, state: StepState| {
+        let steps = world.record.operations.iter().filter(|held| held.kind == OperationKind::Rebuild);
+        let mut resets = steps.flat_map(|held| &held.steps).filter(|step| step.kind == StepKind::Reset);
+        resets.any(|step| step.node == name(2) && step.state == state)
+    };
+    world.run_until("its reset is given up", 600_000, |world| step(world, StepState::Failed));
+    world.press(0, Press::PowerOff);
+    world.run_until("paused", 60_000, |world| world.is_paused());
+    world.run_until("the others are off", 600_000, |world| {
+        world.record.operations.iter().all(|held| !held.is_active()) && world.pis[0].on
+    });
+    let resume = world.ask(Ask::Resume, Mode::Execute);
+    assert_eq!(world.answer(&resume).code.as_str(), "resumed");
+    world.run_until("tried once more", 10_000, |world| step(world, StepState::Running));
+    assert_eq!(world.phase(&rebuild), Some(OperationPhase::Running));
 }
 
 /// What is done on both ends while an operation runs, and from which of these actions on.
