@@ -451,6 +451,22 @@ impl Coordinator {
         }
     }
 
+    /// Whether this leave has stopped a node's engine before, though the word of that may have come too late, and it stands
+    /// still. Then no kubelet is there to confirm that a pod has ended, and none runs: a stop ends them all.
+    fn is_stopped_by(&self, now: Instant, id: &OperationId, node: &NodeName) -> bool {
+        let Some(operation) = self.operation(id) else { return false };
+        let told = |step: &Step| step.kind == StepKind::Stop && step.node == *node && step.attempt > 0;
+        let stands = self.state_of(node).is_some_and(|state| {
+            state.power == PowerPhase::Running
+                && state.engine.run == EngineRun::Stopped
+                && state.engine.cluster.is_some()
+        });
+        operation.kind == OperationKind::NodeLeave
+            && stands
+            && self.is_online(now, node)
+            && operation.steps.iter().any(told)
+    }
+
     /// The volatile part of a running step; made anew after a restart of the coordinator.
     fn live_of(&mut self, now: Instant, id: &OperationId, index: usize) -> Option<&mut Live> {
         let step = self.step_at(id, index)?;
@@ -590,6 +606,11 @@ impl Coordinator {
                     || seen.and_then(|seen| seen.boot.as_ref()).is_some_and(|boot| {
                         step.boot_before.as_ref() != Some(boot) && state.is_some_and(|state| state.boot == *boot)
                     });
+                // it passed for a member because nobody could tell
+                let outside = seen.is_none() && self.kube_node(node).is_ok();
+                if restarted && outside && online && state.is_some_and(|state| state.lifecycle == Lifecycle::Blank) {
+                    return Verdict::Done(Text::cut("is in no cluster"));
+                }
                 let upgraded = operation
                     .steps
                     .iter()
@@ -739,6 +760,11 @@ impl Coordinator {
                 Opens::Yes => KubeWork::Uncordon(node.clone()),
                 Opens::No(reason) => return self.end(now, id, index, StepState::Done, Text::cut(reason)),
             },
+            // its leave was taken up again: it was emptied, and nothing runs on it
+            StepKind::Drain if self.is_stopped_by(now, id, &node) => {
+                let reason = Text::cut("its engine is stopped already: nothing runs there");
+                return self.end(now, id, index, StepState::Done, reason);
+            }
             // a drain cordons too. What its operation cordoned may have been opened since: it was paused, and the node was
             // down and is back
             StepKind::Drain => match self.own_cordon(id, &node) {

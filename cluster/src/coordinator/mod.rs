@@ -745,6 +745,14 @@ impl Coordinator {
         PlanNode { name: name.clone(), belongs, clean, ghost, engine }
     }
 
+    /// As [`Self::plan_node`], for work that takes a slot or destroys: one that was not heard counts as a member while the API
+    /// server does not say otherwise. Its steps wait for that word, and find nothing to do if it is none.
+    fn plan_node_that_may_be_inside(&self, name: &NodeName) -> PlanNode {
+        let node = self.plan_node(name);
+        let untold = self.state_of(name).is_none() && self.kube_node(name).is_err();
+        if untold { PlanNode { belongs: Belongs::Inside, ghost: Ghost::Absent, ..node } } else { node }
+    }
+
     /// The Node object, while the API server that answers is that of our cluster; `Err` while it does not answer.
     fn kube_node(&self, node: &NodeName) -> Result<Option<&KubeNode>, ()> {
         match (&self.record.cluster, &self.kube.cluster) {

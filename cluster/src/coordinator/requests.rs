@@ -237,8 +237,12 @@ impl Coordinator {
                 return Err(Box::new(reply));
             }
         }
-        let master = self.plan_node(&self.config.master);
-        let workers: Vec<_> = self.workers().iter().map(|node| self.plan_node(node)).collect();
+        let known = |node: &NodeName| match is_rolling(wanted.kind) {
+            true => self.plan_node_that_may_be_inside(node),
+            false => self.plan_node(node),
+        };
+        let master = known(&self.config.master);
+        let workers: Vec<_> = self.workers().iter().map(known).collect();
         let cluster = self.record.cluster.is_some();
         let plan = match wanted.kind {
             OperationKind::Create => {
@@ -369,7 +373,12 @@ impl Coordinator {
     ) -> Result<Vec<PlannedStep>, Box<Reply>> {
         let refused = |code, text: core::fmt::Arguments<'_>| Err(Box::new(Reply::refused(code, text)));
         let unchanged = |text: core::fmt::Arguments<'_>| Err(Box::new(Reply::unchanged(text)));
-        let node = self.plan_node(name);
+        let node = if is_rolling(wanted.kind) || (wanted.kind == OperationKind::NodeReset && wanted.force == Force::No)
+        {
+            self.plan_node_that_may_be_inside(name)
+        } else {
+            self.plan_node(name)
+        };
         let is_master = *name == self.config.master;
         let inside = node.belongs == Belongs::Inside;
         let ours = self.record.cordon_of(name).is_some();

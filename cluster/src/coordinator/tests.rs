@@ -746,6 +746,75 @@ fn a_node_that_nobody_has_heard_is_no_member_of_a_cluster_that_is_gone() {
     assert!(plan.iter().any(|step| step.step == StepKind::Join && step.node == name("b")), "{plan:?}");
 }
 
+/// Nobody can tell whether it is a member: rolling work treats it as one, and waits for the API server's word.
+#[test]
+fn a_node_that_nobody_has_heard_may_be_a_member_while_the_api_server_is_silent() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.restart();
+    let view = desk.api_server_goes();
+    desk.core.seen.remove(&name("b"));
+    let reset = desk.run(OperationKind::NodeReset, Some("b"));
+    assert_eq!(reset.code.as_str(), "node-is-member", "what may be a member is not reset");
+    desk.run(OperationKind::NodeShutdown, Some("b"));
+    desk.all_speak();
+    desk.step(Event::Tick);
+    assert!(desk.log.is_empty(), "{:?}", desk.log);
+    assert_eq!(desk.stored.slots, [name("b")]);
+    desk.view = view;
+    desk.look();
+    desk.quiet(2_500);
+    desk.settle();
+    assert_eq!(desk.log, ["cordon b", "drain b", "power_off b"]);
+
+    // it was none, and is restarted as what it is
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeLeave, Some("b"));
+    desk.settle();
+    desk.restart();
+    let view = desk.api_server_goes();
+    desk.core.seen.remove(&name("b"));
+    desk.log.clear();
+    desk.run(OperationKind::NodeReboot, Some("b"));
+    desk.all_speak();
+    desk.view = view;
+    desk.look();
+    desk.quiet(2_500);
+    let reboot = desk.command(VerbName::Reboot, "b");
+    desk.result(&name("b"), &reboot, CommandStatus::InProgress, "stopping");
+    desk.dies("b");
+    desk.boots("b");
+    assert_eq!(desk.log, ["reboot b"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+    assert!(desk.stored.slots.is_empty());
+}
+
+/// The stop came off after the leave had given it up: no kubelet is left to confirm a second drain.
+#[test]
+fn a_leave_taken_up_again_does_not_empty_what_it_has_stopped() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeLeave, Some("a"));
+    while desk.log.last().unwrap() != "stop a" {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    let stop = desk.command(VerbName::Stop, "a");
+    desk.result(&name("a"), &stop, CommandStatus::Accepted, "accepted");
+    desk.pass(drive::limit_ms(StepKind::Stop, 0) + 1_000);
+    desk.commands.clear();
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Failed);
+    assert!(!desk.is_cordoned("a"));
+    desk.nodes.get_mut(&name("a")).unwrap().revision += 1;
+    let mut state = desk.state_of("a");
+    state.engine.run = EngineRun::Stopped;
+    desk.step(Event::State { node: name("a"), state: Box::new(state) });
+    desk.log.clear();
+    desk.ask(Ask::Resume, Mode::Execute);
+    desk.settle();
+    assert_eq!(desk.log, ["cordon a", "stop a", "delete a", "reset a"]);
+    assert_eq!(desk.phase(), OperationPhase::Done);
+}
+
 fn upgrade(desk: &mut Desk, version: &str, force: Force) -> ConsoleResponse {
     let (kind, version) = (OperationKind::Upgrade, Text::cut(version));
     desk.ask(Ask::Operation { kind, node: None, version, force }, Mode::Execute)

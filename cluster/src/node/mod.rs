@@ -333,7 +333,7 @@ enum Work {
     Command,
     /// Of the button's own.
     Local,
-    /// A start of the engine after an upgrade that failed.
+    /// A start of the engine after a stop or an upgrade that failed.
     Start,
 }
 
@@ -348,13 +348,13 @@ pub struct NodeCore {
     pending: Option<Pending>,
     work: Option<(u64, Work)>,
     /// Where the node was before the present work, and whether its engine was to be started, in case that work never begins.
-    before_work: (Lifecycle, AfterUpgrade),
+    before_work: (Lifecycle, StartAgain),
     expires: Option<Instant>,
     next_token: u64,
     engine_cluster: Option<ClusterId>,
     engine_run: EngineRun,
     engine_version: Text<32>,
-    after_upgrade: AfterUpgrade,
+    start_again: StartAgain,
     nonce: Nonce,
     renewal: Renewal,
     silence: Silence,
@@ -365,12 +365,12 @@ pub struct NodeCore {
     writes: ProtocolVersion,
 }
 
-/// Whether an upgrade that failed may have left the engine stopped.
+/// Whether a stop or an upgrade that failed may have left the engine stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AfterUpgrade {
-    Nothing,
+enum StartAgain {
+    No,
     /// It has; it is started at that time.
-    StartAgain(Instant),
+    At(Instant),
 }
 
 /// Whether a new session was asked for.
@@ -398,7 +398,7 @@ impl NodeCore {
             nonce: config.nonce.clone(),
             renewal: Renewal::No,
             silence: Silence::begin(now),
-            before_work: (record.lifecycle, AfterUpgrade::Nothing),
+            before_work: (record.lifecycle, StartAgain::No),
             config,
             record,
             last_shutdown: None,
@@ -411,7 +411,7 @@ impl NodeCore {
             engine_cluster: None,
             engine_run: EngineRun::Stopped,
             engine_version: Text::new(),
-            after_upgrade: AfterUpgrade::Nothing,
+            start_again: StartAgain::No,
             unsaved: Unsaved::No,
             behind: Vec::new(),
             writes: ProtocolVersion::BEFORE,
@@ -545,9 +545,9 @@ impl NodeCore {
             Unsaved::No => None,
             Unsaved::Yes { again_at, .. } => Some(*again_at),
         };
-        let start = match self.after_upgrade {
-            AfterUpgrade::StartAgain(at) if self.work.is_none() && self.engine_run == EngineRun::Stopped => Some(at),
-            AfterUpgrade::StartAgain(_) | AfterUpgrade::Nothing => None,
+        let start = match self.start_again {
+            StartAgain::At(at) if self.work.is_none() && self.engine_run == EngineRun::Stopped => Some(at),
+            StartAgain::At(_) | StartAgain::No => None,
         };
         [pending, self.expires, again, start, self.silence.next_look()].into_iter().flatten().min()
     }
@@ -623,15 +623,15 @@ impl NodeCore {
         let mut said = Vec::new();
         match work {
             Work::Command => {
-                (self.record.lifecycle, self.after_upgrade) = self.before_work;
+                (self.record.lifecycle, self.start_again) = self.before_work;
                 self.end_running(CommandStatus::Rejected, &Text::cut("busy"), &reason, &mut said);
             }
             Work::Local => {
-                (self.record.lifecycle, self.after_upgrade) = self.before_work;
+                (self.record.lifecycle, self.start_again) = self.before_work;
                 said.push(refused_press(&reason));
             }
             // in case the Pi does not go down after all
-            Work::Start => self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS)),
+            Work::Start => self.start_again = StartAgain::At(now.plus_ms(START_AGAIN_MS)),
         }
         self.follow_engine();
         if let Unsaved::Yes { held, .. } = &mut self.unsaved {
@@ -856,7 +856,7 @@ impl NodeCore {
             self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &reason, actions);
             return;
         }
-        self.before_work = (self.record.lifecycle, self.after_upgrade);
+        self.before_work = (self.record.lifecycle, self.start_again);
         match verb {
             VerbName::Initialise | VerbName::Join => self.record.lifecycle = Lifecycle::Joining,
             VerbName::Reset => self.record.lifecycle = Lifecycle::Leaving,
@@ -889,7 +889,7 @@ impl NodeCore {
         let token = self.next_token;
         self.next_token += 1;
         self.work = Some((token, work));
-        self.after_upgrade = AfterUpgrade::Nothing;
+        self.start_again = StartAgain::No;
         actions.push(Action::Engine { token, task, deadline_ms });
     }
 
@@ -1016,7 +1016,7 @@ impl NodeCore {
         let verb = match work {
             Work::Command => self.record.running.as_ref().map_or(VerbName::Identify, |started| started.verb),
             Work::Local => VerbName::Reset,
-            Work::Start => VerbName::Stop,
+            Work::Start => VerbName::Answer,
         };
         let ended = match &outcome {
             EngineOutcome::Done { .. } => Ended::Well,
@@ -1034,9 +1034,9 @@ impl NodeCore {
             }
             (Work::Start, EngineOutcome::Done { .. }) => {}
             (Work::Start, EngineOutcome::Failed { reason, .. }) => {
-                let text = Text::format(format_args!("the engine does not start again after an upgrade: {reason}"));
+                let text = Text::format(format_args!("the engine does not start again: {reason}"));
                 actions.push(Action::Tell(NodeEventKind::Refused, text));
-                self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS));
+                self.start_again = StartAgain::At(now.plus_ms(START_AGAIN_MS));
             }
             (Work::Local, EngineOutcome::Failed { reason, .. }) => {
                 actions
@@ -1047,21 +1047,21 @@ impl NodeCore {
         self.start_again(now, actions);
     }
 
-    /// An upgrade that failed leaves the engine stopped, with either version. Nobody else would start it: on the master it is
-    /// the API server.
+    /// An upgrade that failed leaves the engine stopped, with either version; a stop may have come off after it was given up.
+    /// Nobody else would start it: on the master it is the API server.
     fn start_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        match self.after_upgrade {
-            AfterUpgrade::StartAgain(at) if now >= at => {}
-            AfterUpgrade::Nothing | AfterUpgrade::StartAgain(_) => return,
+        match self.start_again {
+            StartAgain::At(at) if now >= at => {}
+            StartAgain::No | StartAgain::At(_) => return,
         }
         // its end may not have been seen yet
         if self.engine_run == EngineRun::Running {
             return;
         }
         if self.engine_cluster.is_none() || self.record.lifecycle != Lifecycle::Member {
-            self.after_upgrade = AfterUpgrade::Nothing;
+            self.start_again = StartAgain::No;
         } else if self.busy().is_some() {
-            self.after_upgrade = AfterUpgrade::StartAgain(now.plus_ms(START_AGAIN_MS));
+            self.start_again = StartAgain::At(now.plus_ms(START_AGAIN_MS));
         } else {
             self.start_work(Work::Start, EngineTask::Start, START_MS, actions);
         }
@@ -1127,17 +1127,24 @@ impl NodeCore {
                     Ended::Well | Ended::Badly => Lifecycle::Broken,
                 };
             }
-            VerbName::Stop
-            | VerbName::Snapshot
+            VerbName::Snapshot
             | VerbName::AddOns
             | VerbName::Reboot
             | VerbName::PowerOff
             | VerbName::Identify
             | VerbName::Answer => self.follow_engine(),
+            // whoever told it tells it again within seconds; where nobody does, a member does not stand still for ever
+            VerbName::Stop => {
+                self.start_again = match ended {
+                    Ended::Well => StartAgain::No,
+                    Ended::Badly => StartAgain::At(now.plus_ms(START_AGAIN_MS)),
+                };
+                self.follow_engine();
+            }
             VerbName::Upgrade => {
-                self.after_upgrade = match ended {
-                    Ended::Well => AfterUpgrade::Nothing,
-                    Ended::Badly => AfterUpgrade::StartAgain(now),
+                self.start_again = match ended {
+                    Ended::Well => StartAgain::No,
+                    Ended::Badly => StartAgain::At(now),
                 };
                 self.follow_engine();
             }
@@ -1224,7 +1231,7 @@ impl NodeCore {
 
     /// Resets this Pi without the coordinator.
     fn reset_here(&mut self, actions: &mut Vec<Action>) {
-        self.before_work = (self.record.lifecycle, self.after_upgrade);
+        self.before_work = (self.record.lifecycle, self.start_again);
         self.record.lifecycle = Lifecycle::Leaving;
         self.start_work(Work::Local, EngineTask::Reset, LEAVE_DEADLINE_MS, actions);
     }

@@ -306,6 +306,35 @@ fn an_upgrade_that_failed_starts_the_engine_again() {
     assert!(!starts(&core.step(now(2), event)));
 }
 
+/// A leave that gave it up goes no further, and a member does not stand still for ever.
+#[test]
+fn a_stop_that_came_off_too_late_is_followed_by_a_start() {
+    let stop = |id: &str| command(id, Verb::Stop);
+    let starts = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::Engine { task: EngineTask::Start, .. }))
+    };
+    // given up at its deadline, and seen to stand still after that
+    let mut core = node(member());
+    core.step(now(1), stop("c-1"));
+    let late = done(&core, engine(Some("c1"), EngineRun::Stopped));
+    let actions = core.step(now(60_001), Event::Tick);
+    assert_eq!(results(&actions), [(CommandStatus::TimedOut, "expired")]);
+    assert!(!starts(&core.step(now(63_000), late.clone())), "whoever told it may tell it again");
+    assert!(core.next_deadline() <= Some(now(60_001 + START_AGAIN_MS)));
+    assert!(starts(&core.step(now(60_001 + START_AGAIN_MS), Event::Tick)));
+
+    // told again, it stays stopped
+    let mut core = node(member());
+    core.step(now(1), stop("c-1"));
+    core.step(now(60_001), Event::Tick);
+    core.step(now(63_000), late);
+    core.step(now(64_000), stop("c-2"));
+    let event = done(&core, engine(Some("c1"), EngineRun::Stopped));
+    let actions = core.step(now(65_000), event);
+    assert_eq!(results(&actions), [(CommandStatus::Succeeded, "done")]);
+    assert!(!starts(&core.step(now(65_000 + START_AGAIN_MS), Event::Tick)));
+}
+
 #[test]
 fn after_a_restart_the_version_shows_whether_an_upgrade_was_done() {
     for (seen, status) in [

@@ -186,7 +186,8 @@ impl World {
     /// A command's work begins.
     pub(crate) fn not_beside_direct(&mut self, index: usize, id: &CommandId) {
         let pi = &self.pis[index];
-        if pi.reason.as_str() == "direct" && pi.phase != PowerPhase::Running && !is_direct(id) {
+        // an agent that starts while systemd shuts down knows nothing of that, nor of the operator
+        if pi.reason.as_str() == "direct" && pi.phase != PowerPhase::Running && !pi.unaware && !is_direct(id) {
             self.fail(&format!("{id} begins on a Pi that an operator has told to go down"));
         }
     }

@@ -85,6 +85,8 @@ pub(crate) struct Pi {
     pub(crate) hears: crate::direct::Hears,
     /// systemd was asked to shut down.
     handed_over: bool,
+    /// Its agent has started since, and knows nothing of that.
+    pub(crate) unaware: bool,
     revision: u32,
     tick_at: Option<u64>,
     published: Option<NodeState>,
@@ -122,6 +124,7 @@ impl Pi {
             system_stops: None,
             hears: crate::direct::Hears::default(),
             handed_over: false,
+            unaware: false,
             revision: 0,
             tick_at: None,
             published: None,
@@ -184,6 +187,7 @@ impl World {
         let pi = &mut self.pis[index];
         pi.stored = stored;
         pi.restarted = true;
+        pi.unaware = pi.handed_over;
         pi.life += 1;
         pi.start += 1;
         pi.connection = 1;
@@ -448,9 +452,6 @@ impl World {
                         // a shutdown of all is no rolling work, and one that is broken was not available before either
                         let available = self.kube.is_ready(self.now, &self.pis[0], &self.pis[index]);
                         if available && self.kind_of_running(index) != Some(OperationKind::Shutdown) {
-                            if let Some(operation) = self.operation_of_running(index) {
-                                self.taken_down_by.insert(name.clone(), operation);
-                            }
                             self.rolling_down.insert(name, boots);
                         }
                     }
@@ -600,7 +601,7 @@ impl World {
     fn engine_begins(&mut self, index: usize, token: u64, task: EngineTask, deadline_ms: u64) {
         let pi = &self.pis[index];
         // an agent that starts while systemd shuts down knows nothing of that
-        if pi.phase != PowerPhase::Running && !pi.handed_over {
+        if pi.phase != PowerPhase::Running && !pi.unaware {
             let (name, phase) = (pi.name.clone(), pi.phase);
             self.fail(&format!("{task:?} begins on {name}, which goes down ({phase:?})"));
         }
@@ -656,14 +657,13 @@ impl World {
         self.later(takes, Happening::EngineEnds(index, life, job));
     }
 
-    /// What the operation is that the running command belongs to.
+    /// What the operation is that the running command belongs to. It is stored before its first command goes out; a coordinator
+    /// may die in between and not have said it yet.
     fn kind_of_running(&self, index: usize) -> Option<OperationKind> {
-        self.operation_of_running(index).and_then(|id| self.kinds.get(&id)).copied()
-    }
-
-    fn operation_of_running(&self, index: usize) -> Option<String> {
         let running = self.pis[index].stored.running.as_ref();
-        running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2)).map(str::to_owned)
+        let id = running.and_then(|started| started.id.as_str().rsplitn(3, '-').nth(2))?;
+        let stored = || self.record.operations.iter().find(|held| held.id.as_str() == id).map(|held| held.kind);
+        self.kinds.get(id).copied().or_else(stored)
     }
 
     /// Leaving: cordon, drain, stop, delete the Node, and only then reset. Joining: only once the old Node is gone.

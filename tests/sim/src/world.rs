@@ -284,7 +284,7 @@ pub(crate) struct World {
     sent_anew: Vec<(String, String)>,
     /// Commands that nodes have said to have come to nothing.
     pub(crate) ended_badly: BTreeSet<String>,
-    /// Operations that were taken up again.
+    /// Operations that were taken up again: steps that failed are tried once more, whatever came of their commands.
     reopened: BTreeSet<String>,
     /// Nodes that go down because their own button was pressed, by operation.
     pub(crate) pressed: BTreeMap<String, NodeName>,
@@ -328,8 +328,6 @@ pub(crate) struct World {
     pub(crate) by_hand: BTreeSet<NodeName>,
     /// Nodes that a command takes down, and in which boot, until they are back and ready.
     pub(crate) rolling_down: BTreeMap<NodeName, u32>,
-    /// By which operation it was last taken down.
-    pub(crate) taken_down_by: BTreeMap<NodeName, String>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
     /// Nodes on which a pod runs that is not to be disturbed, and since when.
@@ -429,7 +427,6 @@ impl World {
             runs: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             rolling_down: BTreeMap::new(),
-            taken_down_by: BTreeMap::new(),
             max_down: None,
             busy: BTreeMap::new(),
             forced: BTreeSet::new(),
@@ -853,6 +850,7 @@ impl World {
         self.life += 1;
         let first = FirstSession { term: 1, nonce: self.nonce() };
         self.record = self.cards[0].load_coordinator();
+        self.sees_what_is_resumed();
         let (core, actions) = Coordinator::start(self.clock(0), self.config(), first, self.record.clone());
         let life = self.life;
         self.note(|| format!("coordinator starts (life {life})"));
@@ -930,7 +928,10 @@ impl World {
             match action {
                 coordinator::Action::Store(record) => {
                     match self.writes(|world| world.cards[0].save_coordinator(&record)) {
-                        Saved::Yes => self.record = *record,
+                        Saved::Yes => {
+                            self.record = *record;
+                            self.sees_what_is_resumed();
+                        }
                         Saved::No => {
                             self.note(|| "the coordinator's store fails".into());
                             let now = self.clock(0);
@@ -1073,17 +1074,21 @@ impl World {
         self.resets.insert((operation, node.clone()));
     }
 
+    /// An operator has had an operation taken up again. One that was paused had not ended on the wire, so it is the answer that
+    /// tells; it is stored before anything of it is done, and a coordinator may die before it says it.
+    fn sees_what_is_resumed(&mut self) {
+        let resumed = self.record.answers.iter().filter(|answered| answered.code.as_str() == "resumed");
+        let operations = resumed.filter_map(|answered| answered.operation.as_ref());
+        self.reopened.extend(operations.map(|id| id.as_str().to_owned()));
+    }
+
     /// What the wire says of an operation.
     fn sees_operation(&mut self, summary: &OperationSummary) {
         self.reached.note("operation", summary.kind.as_str());
         self.reached.note("phase", summary.phase.as_str());
         let id = summary.id.as_str().to_owned();
         self.summaries.insert(id.clone(), summary.clone());
-        if self.kinds.insert(id.clone(), summary.kind).is_none() && summary.kind == OperationKind::Shutdown {
-            // a coordinator died between the first command of it and its first word of it: only now it is known not to be rolling
-            let taken_down_by = &self.taken_down_by;
-            self.rolling_down.retain(|node, _| taken_down_by.get(node) != Some(&id));
-        }
+        self.kinds.insert(id.clone(), summary.kind);
         match &summary.node {
             Some(node) if summary.requested_by.as_str().starts_with("node:") && !summary.phase.is_final() => {
                 self.pressed.insert(id.clone(), node.clone());
