@@ -97,6 +97,7 @@ pub(crate) fn crew_file(text: &str, origin: &str) -> Result<CrewFile, ConfigErro
     without_empty(&mut settings);
     let mut check = Check { text, problems: Vec::new() };
     let file = interpret_crew(raw, settings, &mut check);
+    check.problems.sort_by_key(|problem| problem.at);
     match file {
         Some(file) if check.problems.is_empty() => Ok(file),
         Some(_) | None => Err(failed(check.problems)),
@@ -335,8 +336,8 @@ impl Network {
     fn broker_host(&self, master: &CrewNode) -> String {
         let by_name = CrewNode { address: None, ..master.clone() };
         match &master.address {
-            // over TLS it has to be a name
-            Some(address) if address.parse::<Ipv6Addr>().is_ok() => self.host_of(&by_name),
+            // over TLS it has to be a name; and what is no address at all has been told where it stands
+            Some(address) if address.parse::<Ipv6Addr>().is_ok() || !engine::is_host(address) => self.host_of(&by_name),
             Some(_) | None => self.host_of(master),
         }
     }

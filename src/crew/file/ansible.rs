@@ -797,3 +797,160 @@ fn literal(value: &Value) -> String {
         | Value::Table(_) => serde_json::to_value(value).map(|value| value.to_string()).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INVENTORY: &str = r#"
+# bee42's crew
+[crew-master]
+bee42-crew-01-001 ansible_host=10.0.0.7   # on the shelf
+
+[crew-nodes]
+bee42-crew-01-[002:004] beehive_labels='["disk=ssd"]'
+bee42-crew-01-005.local:22
+
+[bee42-crew-01:children]
+crew-master
+crew-nodes
+
+[bee42-crew-01:vars]
+ansible_user=pi
+ansible_become_pass=hunter2
+beehive_engine_kind=k3s
+beehive_engine_version=v1.31.4+k3s1
+beehive_engine_pre_pull=['docker.io/library/nginx:1.27.0']
+beehive_engine_snapshots=5
+
+[crew-nodes:vars]
+beehive_taints=["a=b:NoSchedule"]
+
+[elsewhere]
+printer
+"#;
+
+    #[track_caller]
+    fn refused(text: &str, expected: &[&str]) {
+        let error = import(text, "i.ini", None).unwrap_err();
+        assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn an_inventory_as_the_crews_people_have_it_becomes_a_crew() {
+        let Imported { file, text, left_out } = import(INVENTORY, "i.ini", None).unwrap();
+        assert_eq!(CrewFile::parse(&text, "crew.toml").unwrap(), file);
+        assert_eq!(file.crew.as_str(), "bee42-crew-01");
+        let names: Vec<&str> = file.nodes.iter().map(|node| node.name.as_str()).collect();
+        let expected = ["001", "002", "003", "004", "005"].map(|number| format!("bee42-crew-01-{number}"));
+        assert_eq!(names, expected);
+        assert_eq!(file.master().unwrap().address.as_deref(), Some("10.0.0.7"));
+        assert_eq!(file.nodes[4].address.as_deref(), Some("bee42-crew-01-005.local"));
+        assert_eq!(file.nodes[1].labels, ["disk=ssd"]);
+        assert_eq!(
+            (file.nodes[0].taints.len(), file.nodes[4].taints.as_slice()),
+            (0, &["a=b:NoSchedule".to_owned()][..])
+        );
+        assert_eq!(file.engine.version.as_str(), "v1.31.4+k3s1");
+        assert_eq!(file.engine.settings.pre_pull, ["docker.io/library/nginx:1.27.0"]);
+        assert_eq!(file.engine.settings.snapshots, 5);
+        assert_eq!(left_out, ["ansible_become_pass", "ansible_user", "host printer"]);
+        assert!(!text.contains("hunter2") && !export(&file).contains("hunter2"));
+    }
+
+    #[test]
+    fn groups_of_groups_and_hosts_above_all_groups_are_understood() {
+        let text = "pi-1 ansible_host=10.0.0.1\n[crew-master]\npi-1\n[crew-nodes:children]\nrack-a\nrack-b\n[rack-a]\npi-[2:3]\n\
+                    [rack-b]\npi-[a:c:2]\n[rack-a:vars]\nbeehive_labels=[\"rack=a\"]\n[crew-nodes:vars]\nbeehive_labels=[\"rack=x\"]\n\
+                    [all:vars]\nbeehive_crew=bee\n";
+        let file = import(text, "i.ini", None).unwrap().file;
+        let nodes: Vec<(&str, &[String])> =
+            file.nodes.iter().map(|node| (node.name.as_str(), node.labels.as_slice())).collect();
+        let (a, x) = (["rack=a".to_owned()], ["rack=x".to_owned()]);
+        assert_eq!(nodes, [("pi-1", &[][..]), ("pi-2", &a), ("pi-3", &a), ("pi-a", &x), ("pi-c", &x)]);
+        assert_eq!((file.crew.as_str(), file.nodes[0].address.as_deref()), ("bee", Some("10.0.0.1")));
+        let named = import(text, "i.ini", Some(&"wasp".parse().unwrap())).unwrap().file;
+        assert_eq!(named.crew.as_str(), "wasp");
+    }
+
+    #[test]
+    fn a_circle_of_groups_ends() {
+        let text = "[crew-master]\na\n[crew-nodes:children]\nx\n[x:children]\ncrew-nodes\n[x]\nb\n[bee:children]\ncrew-master\n";
+        assert_eq!(import(text, "i.ini", None).unwrap().file.nodes.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let with = |rest: &str| format!("[crew-master]\npi-1\n[bee:children]\ncrew-master\n{rest}");
+        refused(
+            "[crew-nodes]\npi-1\n",
+            &[
+                "i.ini: no host is in [crew-master]",
+                "  add the group [crew-master] with the Pi that coordinates; the others stand in [crew-nodes]",
+            ],
+        );
+        for (rest, line, why) in [
+            ("[crew-nodes\n", 5, "a ']' is missing after the group's name"),
+            ("[crew-nodes:hosts]\n", 5, "\"hosts\" is nothing that a group has"),
+            ("[crew-nodes]\npi-[2:\n", 6, "\"pi-[2:\": a ']' is missing after the range"),
+            ("[crew-nodes]\npi-[02:5]\n", 6, "the same number of digits"),
+            ("[crew-nodes]\npi-[5:2]\n", 6, "its last comes before its first"),
+            ("[crew-nodes]\npi-[1:99999]\n", 6, "too many hosts"),
+            ("[crew-nodes]\npi-2 secret\n", 6, "a word has no '='"),
+            ("[crew-nodes]\npi-2 a='x\n", 6, "a closing ' is missing"),
+            ("[crew-nodes]\nPI_2\n", 6, "cannot be a node's name"),
+            ("[crew-nodes]\n10.0.0.8\n", 6, "10.0.0.8 is an address, not a name"),
+            ("[crew-nodes]\npi-1\n", 2, "pi-1 is in [crew-master] and in [crew-nodes]"),
+            ("[crew-master]\npi-2\n", 6, "pi-2 is a second host in [crew-master]"),
+            ("[crew-nodes:children]\nnowhere\n", 6, "there is no group [nowhere]"),
+            ("[bee:vars]\nbeehive_engine_knid=k3s\n", 6, "beehive_engine_knid is no variable of beehive's"),
+            ("[bee:vars]\nbeehive_engine_kind=k8s\n", 6, "kind in [engine] is \"k8s\""),
+            ("[bee:vars]\nbeehive_engine_snapshots=many\n", 6, "beehive_engine_snapshots is not what belongs there"),
+            ("[bee:vars]\nbeehive_engine_mirrors={\"docker.io\": [\"mirror\"]}\n", 6, "\"mirror\" for docker.io"),
+            (
+                "[bee:vars]\nx=1\n[all:vars]\nbeehive_broker_port=1\n[bee:vars]\nbeehive_broker_port=2\n",
+                10,
+                "than in line 8",
+            ),
+            ("[bee:vars]\nansible_host=10.0.0.1\n", 6, "the address of each of its hosts"),
+            ("[crew-nodes]\npi-2 beehive_engine_kind=k3s\n", 6, "the same for the whole crew"),
+            ("[crew-nodes]\npi-2\npi-3 beehive_feed=sun\n", 7, "feed of pi-3 is \"sun\""),
+            ("[crew-nodes]\npi-2 beehive_advertise_address=x\n", 6, "is no IP address"),
+            ("[wasp:children]\ncrew-master\n", 0, "more than one group has crew-master among its children"),
+        ] {
+            let error = import(&with(rest), "i.ini", None).unwrap_err();
+            let first = &error.problems[0];
+            assert!(first.message.contains(why), "{rest:?}: {error}");
+            assert_eq!(first.at.map_or(0, |(line, _)| line), line, "{rest:?}: {error}");
+            assert!(!first.hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_told_holds_no_value_of_ansibles() {
+        for rest in
+            ["pi-2 hunter2\n", "pi-2 ansible_ssh_pass='hunter2\n", "pi-2 ansible_ssh_pass=hunter2 beehive_feed=x\n"]
+        {
+            let text = format!("[crew-master]\npi-1\n[bee:children]\ncrew-master\n[crew-nodes]\n{rest}");
+            let error = import(&text, "i.ini", None).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn commands_and_what_an_inventory_does_not_carry_are_named_and_not_exported() {
+        let text = "crew = \"bee\"\nleds = \"off\"\n[cluster]\nswitch_on = [\"/bin/poe\", \"hunter2\"]\n[[node]]\nname = \"pi-1\"\n";
+        let inventory = export(&CrewFile::parse(text, "c").unwrap());
+        assert!(inventory.contains("Not in here") && inventory.contains("switch_on in [cluster], leds"), "{inventory}");
+        assert!(!inventory.contains("hunter2"));
+    }
+
+    #[test]
+    fn every_setting_of_the_engine_is_carried_or_is_of_the_simulated_one() {
+        let carried = |key: &str| SETTINGS.iter().any(|(section, name, _)| (*section, *name) == ("engine", key));
+        for line in crate::config::shared::engine_example().lines() {
+            let Some((key, _)) = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")) else { continue };
+            assert!(carried(key) || key.starts_with("step_") || key.starts_with('"'), "{key}");
+        }
+    }
+}
