@@ -281,12 +281,12 @@ fn words(from: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static st
 }
 
 /// Crews of every shape that a crew file may have, as its text.
-pub(super) fn crew_texts() -> impl Strategy<Value = String> {
+fn crew_texts() -> impl Strategy<Value = String> {
     let labels = || words(&["disk=ssd", "example.com/rack=3", "empty="]);
     let taints = || words(&["dedicated=db:NoSchedule", "x:NoExecute"]);
     let address = prop::option::of(prop::sample::select(&["10.0.0.7", "host.example.org", "fd00::7"][..]));
     let feed = prop::option::of(prop::sample::select(&["shim", "poe", "auto"][..]));
-    let node = (address, feed, labels(), taints(), any::<prop::sample::Index>());
+    let node = (address, feed, labels(), taints());
     let engine = words(&[
         "version = \"v1.31.4+k3s1\"",
         "daemon_user = \"bee\"",
@@ -317,7 +317,7 @@ pub(super) fn crew_texts() -> impl Strategy<Value = String> {
                     text.push_str("kind = \"k3s\"\n");
                 }
             }
-            for (index, (address, feed, labels, taints, _)) in nodes.iter().enumerate() {
+            for (index, (address, feed, labels, taints)) in nodes.iter().enumerate() {
                 text.push_str(&format!("[[node]]\nname = \"pi-{index}\"\nlabels = {labels:?}\ntaints = {taints:?}\n"));
                 if let Some(address) = address {
                     text.push_str(&format!("address = \"{address}\"\n"));
