@@ -77,6 +77,7 @@ pub(crate) fn engine_example() -> String {
     let lines = engine::example();
     let mut text: String = lines.lines().filter(of_one).map(|line| format!("{line}\n")).collect();
     text = text.replace("with which this node registers", "with which every node registers");
+    text = text.replace("whose address is this node's", "whose address is a node's");
     text.replace(", or the address itself; empty means", "; empty means")
 }
 
