@@ -181,11 +181,69 @@ pub enum CrewCommand {
         #[arg(long, value_name = "FOLDER")]
         dir: Option<PathBuf>,
         /// A node; may be repeated. The first one is the master
-        #[arg(long = "node", value_name = "NODE", required = true)]
+        #[arg(long = "node", value_name = "NODE", required = !cfg!(feature = "workstation"))]
         nodes: Vec<NodeName>,
         /// An operator; may be repeated [default: who runs this]
         #[arg(long = "operator", value_name = "USER")]
         operators: Vec<UserName>,
+        /// What its file says.
+        #[cfg(feature = "workstation")]
+        #[command(flatten)]
+        wanted: NewCrewFile,
+    },
+    /// Prints the configuration of one Pi, made of the crew's file
+    ///
+    /// The crew's folder is --dir, else that of --crew, else the default's.
+    #[cfg(feature = "workstation")]
+    Config {
+        /// Which Pi
+        node: NodeName,
+        /// Write beehive.toml into this folder instead; a file that is there is not overwritten
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
+    },
+    /// Lists the crews that have a folder on this machine, and says which one is meant where none is named
+    #[cfg(feature = "workstation")]
+    List,
+    /// Makes a crew the one that is meant where neither --crew nor BEEHIVE_CREW names one
+    #[cfg(feature = "workstation")]
+    Use {
+        /// Which
+        #[arg(value_name = "NAME")]
+        default: CrewName,
+    },
+    /// Makes a crew's file of an Ansible inventory with [crew-master] and [crew-nodes]; `crew init` then makes its keys
+    ///
+    /// Ranges, children and vars are understood. Variables of Ansible's own, passwords among them, are left out.
+    #[cfg(feature = "workstation")]
+    Import {
+        /// The inventory, in its INI form
+        #[arg(value_name = "INVENTORY")]
+        inventory: PathBuf,
+        /// The crew's name [default: that of the group whose children hold crew-master]
+        #[arg(long, value_name = "NAME")]
+        name: Option<CrewName>,
+        /// The file; one that is there is not overwritten [default: crew.toml in ~/.config/beehive/crews/NAME]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Prints the crew's file as something that other programs read
+    ///
+    /// The crew's folder is --dir, else that of --crew, else the default's. No key is in it.
+    #[cfg(feature = "workstation")]
+    Export {
+        /// As what
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// Write it into this file instead; one that is there is not overwritten
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The crew's folder.
+        #[command(flatten)]
+        of: CrewFolder,
     },
     /// Adds a node, or gives a known one new keys
     AddNode {
@@ -427,9 +485,59 @@ pub enum MasterCommand {
 /// A crew's folder.
 #[derive(Debug, Clone, Args)]
 pub struct CrewFolder {
-    /// The crew's folder
+    /// The crew's folder [default: that of the crew, below ~/.config/beehive/crews]
     #[arg(long = "dir", value_name = "FOLDER")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
+}
+
+/// What the file of a new crew says.
+#[cfg(feature = "workstation")]
+#[derive(Debug, Clone, Default, Args)]
+pub struct NewCrewFile {
+    /// How many Pis, by the naming scheme: NAME-001 is the master, then NAME-002 and so on [default: 3, unless --node or a
+    /// crew.toml names them]
+    #[arg(long = "nodes", value_name = "N", conflicts_with = "nodes", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub count: Option<u8>,
+    /// What the crew runs [default: k3s]
+    #[arg(long, value_enum)]
+    pub engine: Option<CrewEngine>,
+    /// The engine version that is wanted.
+    #[command(flatten)]
+    pub version: EngineVersion,
+    /// What follows the Pis' names on this network, such as local
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+}
+
+/// An engine, on the command line.
+#[cfg(feature = "workstation")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CrewEngine {
+    /// k3s
+    K3s,
+    /// kubeadm
+    Kubeadm,
+    /// none: it behaves like one
+    Simulated,
+}
+
+#[cfg(feature = "workstation")]
+impl From<CrewEngine> for crate::config::EngineKind {
+    fn from(engine: CrewEngine) -> Self {
+        match engine {
+            CrewEngine::K3s => Self::K3s,
+            CrewEngine::Kubeadm => Self::Kubeadm,
+            CrewEngine::Simulated => Self::Simulated,
+        }
+    }
+}
+
+/// What a crew's file is exported as.
+#[cfg(feature = "workstation")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// An Ansible inventory, in its INI form
+    Ansible,
 }
 
 /// What a user may do, on the command line.
@@ -456,7 +564,8 @@ impl From<RoleOfUser> for UserRole {
 /// Where the crews' folders are unless somebody says otherwise.
 pub fn crews_dir() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let configuration = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    let named = std::env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty());
+    let configuration = named.map(PathBuf::from).or_else(home);
     configuration.unwrap_or_default().join("beehive/crews")
 }
 
@@ -729,10 +838,11 @@ impl FromStr for Seeds {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Console options")]
 pub struct ConsoleOptions {
-    /// The MQTT broker: HOST:PORT, or tls://HOST:PORT with the certificates of --identity
-    #[arg(long, global = true, env = "BEEHIVE_BROKER", value_name = "BROKER", default_value = "127.0.0.1:1883")]
-    pub broker: Broker,
-    /// The crew
+    /// The MQTT broker: HOST:PORT, or tls://HOST:PORT with the certificates of --identity [default: the one in the crew's
+    /// file, else 127.0.0.1:1883]
+    #[arg(long, global = true, env = "BEEHIVE_BROKER", value_name = "BROKER")]
+    pub broker: Option<Broker>,
+    /// The crew [default: that of `beehive crew use`, else the only one that has a folder here]
     #[arg(long, global = true, env = "BEEHIVE_CREW", value_name = "NAME")]
     pub crew: Option<CrewName>,
     /// Who asks [default: $USER, with '-' for what may not be in a name]
@@ -753,6 +863,12 @@ pub struct ConsoleOptions {
 }
 
 impl ConsoleOptions {
+    /// The broker: the one that was given or found, else one on this machine.
+    pub fn broker(&self) -> Broker {
+        let here = || Broker { host: "127.0.0.1".to_owned(), port: DEFAULT_PORT, tls: TlsSwitch::Off };
+        self.broker.clone().unwrap_or_else(here)
+    }
+
     /// Who asks: `--user`, or else `$USER` made valid.
     pub fn user(&self) -> UserName {
         self.user.clone().unwrap_or_else(|| valid_user(&std::env::var("USER").unwrap_or_default()))
@@ -1204,7 +1320,7 @@ mod tests {
             ["beehive", "node", "drain", "pi-2", "--broker", "[::1]:1", "--crew", "bee"],
         ] {
             let cli = Cli::try_parse_from(line).unwrap();
-            assert_eq!(cli.options.broker.to_string(), "[::1]:1");
+            assert_eq!(cli.options.broker().to_string(), "[::1]:1");
             assert_eq!(cli.options.crew.unwrap().as_str(), "bee");
         }
     }

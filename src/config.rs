@@ -8,6 +8,8 @@
 //! `insecure_test_broker = true`.
 
 pub(crate) mod engine;
+#[cfg(feature = "workstation")]
+pub(crate) mod shared;
 
 use self::engine::RawEngine;
 pub use self::engine::{EngineConfig, EngineKind, EngineSettings, Pair, Taint};
@@ -316,7 +318,7 @@ struct RawPoeHat {
     poll_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawCluster {
     #[serde(default)]
@@ -435,11 +437,22 @@ fn locate(text: &str, path: &[&str]) -> Option<usize> {
     let (document, _) = DeTable::parse_recoverable(text);
     let mut table = document.get_ref();
     let mut found = None;
-    for key in path {
+    let mut path = path.iter();
+    while let Some(key) = path.next() {
         let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == key) else { break };
         match value.get_ref() {
             DeValue::Table(inner) => {
                 found = Some(name.span().start);
+                table = inner;
+            }
+            // one of several sections of the same name: the next part of the path is its number
+            DeValue::Array(list) => {
+                let one = path.clone().next().and_then(|index| list.get(index.parse::<usize>().ok()?));
+                let Some((one, DeValue::Table(inner))) = one.map(|one| (one, one.get_ref())) else {
+                    return Some(value.span().start);
+                };
+                path.next();
+                found = Some(one.span().start);
                 table = inner;
             }
             _ => return Some(value.span().start),

@@ -8,7 +8,7 @@
 //! | [`agent`] | the task on each Pi |
 //! | [`coordinator`] | the task on the master |
 //! | [`console`], [`cli`] | the ops console, the command line |
-//! | [`crew`] | keys, certificates and the broker's files of a crew |
+//! | [`crew`] | keys, certificates, the broker's files and the description of a crew |
 //! | [`bridge`] | the door for tools that sign nothing |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
 //! | [`doctor`] | what keeps a Pi from being a good member |

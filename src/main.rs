@@ -17,6 +17,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "workstation")]
+    let cli = match beehive::crew::file::crews::completed(cli) {
+        Ok(cli) => cli,
+        Err(error) => return complain(ExitCode::Usage, &format_args!("{error:#}")).into(),
+    };
     let code = match &cli.command {
         Command::Console(command) => {
             log("error");

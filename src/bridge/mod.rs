@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 /// If it cannot begin. A broker that is not there is waited for.
 pub async fn run(options: &ConsoleOptions, arguments: &BridgeArgs) -> anyhow::Result<()> {
     let crew = options.crew.clone().context("which crew? add --crew NAME, or set BEEHIVE_CREW")?;
-    let broker = &options.broker;
+    let broker = &options.broker();
     let tls = match broker.tls {
         TlsSwitch::On => Some(Tls::load(&options.identity_dir(&crew), &crew)?),
         TlsSwitch::Off if broker.is_loopback() || options.insecure_test_broker => None,

@@ -189,7 +189,7 @@ pub(super) struct RawEngine {
     #[serde(default)]
     taints: Vec<String>,
     interface: Option<String>,
-    advertise_address: Option<String>,
+    pub(super) advertise_address: Option<String>,
     #[serde(default)]
     tls_sans: Vec<String>,
     #[serde(default)]
@@ -409,7 +409,7 @@ pub(crate) fn is_host(text: &str) -> bool {
             }))
 }
 
-fn is_host_and_port(text: &str) -> bool {
+pub(super) fn is_host_and_port(text: &str) -> bool {
     match text.rsplit_once(':') {
         Some((host, port)) => is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0),
         None => is_host(text),
@@ -449,7 +449,7 @@ fn is_label_key(text: &str) -> bool {
     }
 }
 
-fn label(word: &str) -> Result<Pair, String> {
+pub(super) fn label(word: &str) -> Result<Pair, String> {
     let form = "write a label such as \"disk=ssd\" or \"example.com/rack=3\"";
     let (name, value) = word.split_once('=').ok_or(form)?;
     if !is_label_key(name) || !(value.is_empty() || is_label_part(value)) {
@@ -465,7 +465,7 @@ fn label(word: &str) -> Result<Pair, String> {
     Ok(Pair { name: name.to_owned(), value: value.to_owned() })
 }
 
-fn taint(word: &str) -> Result<Taint, String> {
+pub(super) fn taint(word: &str) -> Result<Taint, String> {
     let form =
         "write a taint such as \"dedicated=db:NoSchedule\"; the effects are NoSchedule, PreferNoSchedule, NoExecute";
     let (rest, effect) = word.rsplit_once(':').ok_or(form)?;

@@ -140,17 +140,18 @@ fn crew_of(options: &ConsoleOptions) -> Result<&CrewName, Trouble> {
             "add --crew NAME, or set BEEHIVE_CREW; the name stands in /etc/beehive/beehive.toml on each Pi",
         ));
     };
-    if options.broker.tls == TlsSwitch::Off && !options.broker.is_loopback() {
+    let broker = options.broker();
+    if broker.tls == TlsSwitch::Off && !broker.is_loopback() {
         if !options.insecure_test_broker {
             return Err(Trouble::new(
                 ExitCode::Refused,
-                format!("refused: the broker at {} is not on this machine", options.broker),
+                format!("refused: the broker at {broker} is not on this machine"),
                 "rule insecure-broker: without TLS anybody on the way reads and changes what is sent there",
                 "write --broker tls://HOST; on a test network --insecure-test-broker allows it without",
             )
             .with_code("insecure-broker"));
         }
-        note(&format!("beehive: unencrypted to {}: for tests alone", options.broker));
+        note(&format!("beehive: unencrypted to {broker}: for tests alone"));
     }
     Ok(crew)
 }
@@ -230,7 +231,7 @@ impl Console<'_> {
         if view.coordinator().is_none() && view.nodes().is_empty() {
             return Err(Trouble::new(
                 ExitCode::Failed,
-                format!("nothing was heard of crew {} at the broker at {}", self.crew, self.options.broker),
+                format!("nothing was heard of crew {} at the broker at {}", self.crew, self.options.broker()),
                 "no node and no coordinator of that name has ever spoken there",
                 "check the name (--crew), and that `beehive run` runs on the Pis",
             )

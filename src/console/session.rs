@@ -131,7 +131,7 @@ impl Session {
 
     /// The same, listening to what concerns `audience`.
     pub(super) fn open_as(options: &ConsoleOptions, crew: &CrewName, audience: Audience) -> Result<Self, Trouble> {
-        let (broker, user) = (&options.broker, &options.user());
+        let (broker, user) = (&options.broker(), &options.user());
         let trust = trust(options, crew)?;
         let tls = tls(options, crew)?;
         let audit = match Kept::open(&options.identity_dir(crew).join(AUDIT_HEAD)) {
@@ -434,7 +434,7 @@ pub(crate) fn trust(options: &ConsoleOptions, crew: &CrewName) -> Result<Trust, 
 
 /// What TLS needs, where the broker is spoken to over it.
 fn tls(options: &ConsoleOptions, crew: &CrewName) -> Result<Option<Tls>, Trouble> {
-    match options.broker.tls {
+    match options.broker().tls {
         TlsSwitch::Off => Ok(None),
         TlsSwitch::On => Tls::load(&options.identity_dir(crew), crew).map(Some).map_err(|error| {
             let fix = "`beehive broker config` on the crew's folder makes certificates; copy this user's folder again";

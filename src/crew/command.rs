@@ -2,17 +2,17 @@
 
 use super::apply::{Applied, Places, apply};
 use super::backup;
-use super::broker::PORT;
 use super::folder::{Folder, Site};
 use super::keys::{Change, KeyFolder, NewCrew};
 use super::tls::Identity;
 use crate::cli::{
-    BROKER_DIR, BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, MasterCommand, crews_dir,
+    BROKER_DIR, BrokerApplyArgs, BrokerCommand, BrokerConfigArgs, ConsoleOptions, CrewCommand, CrewFolder,
+    MasterCommand, crews_dir,
 };
 use crate::config::Config;
 use beehive_mqtt::NodeName;
 use beehive_mqtt::manifest::UserRole;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Carries `command` out, and says what it did and what is to be done next.
 ///
@@ -20,15 +20,36 @@ use std::path::Path;
 /// Says what could not be done; then nothing was changed.
 pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<String> {
     let (folder, change) = match command {
-        CrewCommand::Init { crew, dir, nodes, operators } => {
+        #[cfg(feature = "workstation")]
+        CrewCommand::Config { .. }
+        | CrewCommand::List
+        | CrewCommand::Use { .. }
+        | CrewCommand::Import { .. }
+        | CrewCommand::Export { .. } => return super::file::command::run(command, options),
+        CrewCommand::Init {
+            crew,
+            dir,
+            nodes,
+            operators,
+            #[cfg(feature = "workstation")]
+            wanted,
+        } => {
             let dir = dir.clone().unwrap_or_else(|| crews_dir().join(crew.as_str()));
-            let operators = if operators.is_empty() { vec![options.user()] } else { operators.clone() };
-            let users = operators.into_iter().map(|user| (user, UserRole::Operator)).collect();
+            #[cfg(not(feature = "workstation"))]
+            let (nodes, operators, port) = (nodes.clone(), operators.clone(), super::broker::PORT);
+            #[cfg(feature = "workstation")]
+            let described = super::file::command::describe(&dir, crew, nodes, operators, wanted)?;
+            #[cfg(feature = "workstation")]
+            let (nodes, operators, port) = described.members(operators.clone());
+            let operators = if operators.is_empty() { vec![options.user()] } else { operators };
+            let users = operators.iter().map(|user| (user.clone(), UserRole::Operator)).collect();
             KeyFolder::new(&dir).init(&NewCrew { crew: crew.clone(), nodes: nodes.clone(), users })?;
-            let site = Site { dir: BROKER_DIR.into(), port: PORT, hosts: Vec::new() };
+            #[cfg(feature = "workstation")]
+            described.write(&dir, &operators)?;
+            let site = Site { dir: BROKER_DIR.into(), port, hosts: Vec::new() };
             let folder = Folder::new(&dir);
             folder.write(&site, &[])?;
-            return Ok(format!(
+            let said = format!(
                 "crew {crew}: {} nodes; {} coordinates. {} holds its keys and certificates.\nKeep {} off the Pis, and keep a \
                  copy of it.\nNext: copy nodes/NODE to /etc/beehive/identity on each Pi, and {} to the broker's machine; run \
                  there, as root:\n  beehive broker apply broker\n(`beehive broker config {}` makes it for another port, place \
@@ -39,7 +60,10 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
                 dir.join("crew.key").display(),
                 folder.broker().display(),
                 dir.display()
-            ));
+            );
+            #[cfg(feature = "workstation")]
+            let said = said + &super::file::command::next(&dir);
+            return Ok(said);
         }
         CrewCommand::AddNode { node, of } => (of, Change::Node(node.clone())),
         CrewCommand::AddUser { user, role, of } => (of, Change::User(user.clone(), (*role).into())),
@@ -47,12 +71,17 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         CrewCommand::GrantCoordinator { node, of } => (of, Change::Grant(node.clone())),
         CrewCommand::Backup { config, to } => return Ok(backup::back_up(&Config::load(config)?, to)?),
         CrewCommand::Restore { from, config } => return Ok(backup::restore(&Config::load(config)?, from)?),
-        CrewCommand::Master(MasterCommand::Replace { node, term, of }) => return replace_master(node, *term, &of.dir),
-        CrewCommand::SignRelease { release, of } => return crate::release::command::sign(release, &of.dir),
+        CrewCommand::Master(MasterCommand::Replace { node, term, of }) => {
+            return replace_master(node, *term, &dir_of(of, options)?);
+        }
+        CrewCommand::SignRelease { release, of } => {
+            return crate::release::command::sign(release, &dir_of(of, options)?);
+        }
         CrewCommand::Upgrade(_) => anyhow::bail!("an upgrade speaks to the crew; the program's main sees to it"),
     };
-    let manifest = KeyFolder::new(&folder.dir).change(&change)?;
-    Ok(format!(
+    let dir = dir_of(folder, options)?;
+    let manifest = KeyFolder::new(&dir).change(&change)?;
+    let said = format!(
         "revision {} of the manifest of crew {}: {} nodes, {} users; {} coordinates in term {}.\nCopy nodes/{} to {}: its \
          coordinator tells the others. Then `beehive broker config {}` for the broker's list\n",
         manifest.revision,
@@ -63,8 +92,24 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         manifest.term,
         manifest.coordinator,
         manifest.coordinator,
-        folder.dir.display()
-    ))
+        dir.display()
+    );
+    #[cfg(feature = "workstation")]
+    let said = said + &super::file::command::differences(&dir, &manifest);
+    Ok(said)
+}
+
+/// The crew's folder: the one that is named, else that of the crew which is meant.
+pub(super) fn dir_of(folder: &CrewFolder, options: &ConsoleOptions) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = &folder.dir {
+        return Ok(dir.clone());
+    }
+    let crew = options.crew.clone();
+    #[cfg(feature = "workstation")]
+    let crew = super::file::crews::Crews::of_this_user().meant(crew.as_ref())?;
+    let crew =
+        crew.ok_or_else(|| anyhow::anyhow!("which crew? add --crew NAME or --dir FOLDER, or set BEEHIVE_CREW"))?;
+    Ok(crews_dir().join(crew.as_str()))
 }
 
 /// Gives the coordination to `node` because the coordinator's card is lost, and says what is to be done next.

@@ -20,7 +20,7 @@ use super::files::{self, Access};
 use crate::keys::{Ed25519, Identity, IdentityError, Keyring, KeyringError, Opener, SealError, SignKey, Trust};
 
 /// The file of the crew's own key.
-const CREW_KEY: &str = "crew.key";
+pub(crate) const CREW_KEY: &str = "crew.key";
 
 /// The file of the manifest.
 const MANIFEST: &str = "manifest.json";

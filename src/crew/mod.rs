@@ -5,6 +5,8 @@ pub mod apply;
 pub mod backup;
 pub mod broker;
 pub mod command;
+#[cfg(feature = "workstation")]
+pub mod file;
 pub mod files;
 pub mod folder;
 pub mod keys;
