@@ -22,8 +22,6 @@ pub enum ImageCommand {
 }
 
 /// `beehive image prepare`.
-// each of them stands for itself on the command line, and becomes a type of its own behind it
-#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
     /// The stock image, unpacked

@@ -2,6 +2,10 @@
 //!
 //! The library is `fatfs` 0.3 (MIT, no C). It stamps every file with the same date, so that the same card comes out byte
 //! for byte the same. FAT does not tell upper from lower case in names.
+//!
+//! No folder is made: this version of the library gives the entries `.` and `..` of a new folder a long name too, which
+//! Linux reads and `fsck.vfat` calls an error. So all that is ours lies in the uppermost folder, under names that begin with
+//! `beehive-`.
 
 use std::io::{self, Read as _, Seek, Write};
 
@@ -39,25 +43,14 @@ impl<D: ReadWriteSeek> Boot<D> {
         self.files.volume_label().trim().to_owned()
     }
 
-    /// The names of what is in a folder; none where there is no such folder. `""` is the uppermost one.
+    /// The names of what is in the uppermost folder.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn names(&self, folder: &str) -> io::Result<Vec<String>> {
-        let root = self.files.root_dir();
-        let dir = match folder {
-            "" => root,
-            folder => match root.open_dir(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                dir => dir.map_err(|error| named(folder, "read", &error))?,
-            },
-        };
+    pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in dir.iter() {
-            let name = entry.map_err(|error| named(folder, "read", &error))?.file_name();
-            if name != "." && name != ".." {
-                names.push(name);
-            }
+        for entry in self.files.root_dir().iter() {
+            names.push(entry.map_err(|error| named("the uppermost folder", "read", &error))?.file_name());
         }
         names.sort();
         Ok(names)
@@ -84,16 +77,13 @@ impl<D: ReadWriteSeek> Boot<D> {
         Ok(Some(bytes))
     }
 
-    /// Writes a file, and the folder that it is in.
+    /// Writes a file.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let root = self.files.root_dir();
         let attempt = || {
-            for (at, _) in path.match_indices('/') {
-                root.create_dir(path.get(..at).unwrap_or_default())?;
-            }
             let mut file = root.create_file(path)?;
             file.rewind()?;
             file.truncate()?;

@@ -261,11 +261,14 @@ mod tests {
         ) {
             let once = put(&text, &lines).unwrap();
             prop_assert_eq!(&put(&once, &lines).unwrap(), &once);
-            // another section in its place, or none, and the rest is as it was
-            let changed = put(&once, &other).unwrap();
-            prop_assert_eq!(&put(&changed, &lines).unwrap(), &put(&once, &lines).unwrap(), "the same again");
+            // another section in its place, or none, and then the first one again
+            if !lines.is_empty() {
+                let changed = put(&once, &other).unwrap();
+                prop_assert_eq!(&put(&changed, &lines).unwrap(), &once);
+            }
             let none = put(&once, &[]).unwrap();
-            prop_assert!(none == text || none == format!("{text}\n") || none == format!("{text}\r\n"));
+            let ended = ["", "\n", "\r\n"].map(|end| format!("{text}{end}"));
+            prop_assert!(ended.contains(&none), "{none:?}");
         }
     }
 }

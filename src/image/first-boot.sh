@@ -9,7 +9,7 @@ KEYS='@KEYS_DIR@'
 FIRST_BOOT='@FIRST_BOOT@'
 REGENERATED='@REGENERATED@'
 ROOT=${BEEHIVE_FIRST_BOOT_ROOT:-}
-FROM=$ROOT$BOOT/beehive
+FROM=$ROOT$BOOT/beehive-
 LOG=$ROOT/var/log/beehive-first-boot.log
 failed=0
 
@@ -53,55 +53,57 @@ ssh_keys() {
     while IFS= read -r key; do
         [ -z "$key" ] || grep -qxF -- "$key" "$home/.ssh/authorized_keys" ||
             printf '%s\n' "$key" >>"$home/.ssh/authorized_keys" || return
-    done <"$FROM/authorized_keys"
+    done <"${FROM}authorized-keys"
     chmod 600 "$home/.ssh/authorized_keys" || return
     chown "$LOGIN:" "$home/.ssh/authorized_keys"
 }
 
 configuration() {
-    [ -f "$FROM/beehive.toml" ] || return 0
+    [ -f "${FROM}node.toml" ] || return 0
     install -d -m 755 "$ROOT/etc/beehive" || return
-    install -m 644 "$FROM/beehive.toml" "$ROOT/etc/beehive/beehive.toml"
+    install -m 644 "${FROM}node.toml" "$ROOT/etc/beehive/beehive.toml"
 }
 
 # The keys leave the boot partition, which everybody may read, once they are where they belong. Their bytes stay on the
 # flash: nothing that a file system does removes them from there.
 keys() {
-    [ -d "$FROM/identity" ] || return 0
-    (umask 077 && mkdir -p "$ROOT$KEYS") || return
-    chmod 700 "$ROOT$KEYS" || return
-    for file in "$FROM"/identity/*; do
+    for file in "$FROM"key-*; do
         [ -f "$file" ] || continue
-        install -m 600 "$file" "$ROOT$KEYS/" || return
-        cmp -s "$file" "$ROOT$KEYS/${file##*/}" || return
+        (umask 077 && mkdir -p "$ROOT$KEYS") || return
+        chmod 700 "$ROOT$KEYS" || return
+        name=${file##*/beehive-key-}
+        install -m 600 "$file" "$ROOT$KEYS/$name" || return
+        cmp -s "$file" "$ROOT$KEYS/$name" || return
     done
     sync
-    rm -rf "$FROM/identity"
+    rm -f "$FROM"key-*
 }
 
 # The configuration that was just put there is the newer one.
 package() {
-    [ -f "$FROM/beehive.deb" ] || return 0
-    DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$FROM/beehive.deb"
+    [ -f "${FROM}package.deb" ] || return 0
+    DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "${FROM}package.deb"
 }
 
 # Where a package writes config.txt and cmdline.txt anew with each kernel, what was edited there has to stand in its sources.
 regenerated() {
     [ "$REGENERATED" = yes ] || return 0
     extra=$ROOT/etc/default/raspi-extra-cmdline
+    # shellcheck disable=SC2043 # one word until it is filled in
     for word in @WORDS@; do
         grep -qwF -- "$word" "$extra" 2>/dev/null || printf '%s ' "$word" >>"$extra" || return
     done
-    [ -f "$FROM/config.txt" ] || return 0
+    [ -f "${FROM}config-lines.txt" ] || return 0
     custom=$ROOT/etc/default/raspi-firmware-custom
     while IFS= read -r line; do
         grep -qxF -- "$line" "$custom" 2>/dev/null || printf '%s\n' "$line" >>"$custom" || return
-    done <"$FROM/config.txt"
+    done <"${FROM}config-lines.txt"
 }
 
 # Whatever happened, the next boot is an ordinary one: a script that fails must not keep the Pi from coming up.
 finish() {
     if [ "$FIRST_BOOT" = systemd-run ]; then
+        # shellcheck disable=SC2043
         for word in @RUN_WORDS@; do
             sed -i "1s| $word||" "$ROOT$BOOT/cmdline.txt"
         done

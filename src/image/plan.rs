@@ -5,9 +5,9 @@
 //! | --- | --- | --- |
 //! | `cmdline.txt` | all | the memory cgroup's words; where systemd runs our script, the three words for that |
 //! | `config.txt` | all | our section |
-//! | `beehive/` | all | ours alone: configuration, keys, package, SSH keys; what is not wanted any more is removed |
+//! | `beehive-*` | all | ours alone: configuration, keys, package, SSH keys; what is not wanted any more is removed |
 //! | `firstrun.sh` | those with systemd | our script |
-//! | `beehive/first-boot.sh` | those with cloud-init | the same |
+//! | `beehive-first-boot.sh` | those with cloud-init | the same |
 //! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run |
 //! | `network-config` | Raspberry Pi OS trixie | DHCP on the wire |
 //! | `ssh` | Raspberry Pi OS | empty: switches the SSH server on |
@@ -26,10 +26,8 @@ use super::config_txt::{self, ConfigTxtError};
 use super::kind::{FirstBoot, Kind};
 use crate::doctor::kernel::MEMORY_WORDS;
 
-/// Our folder in the boot partition.
-pub const FOLDER: &str = "beehive";
-/// Below it, the node's keys.
-pub const IDENTITY: &str = "beehive/identity";
+/// What the names of our files begin with.
+pub const OWN: &str = "beehive-";
 
 const SCRIPT: &str = include_str!("first-boot.sh");
 /// What our own `user-data` says of itself.
@@ -69,7 +67,7 @@ pub enum PlanError {
 pub trait Present {
     /// A file's bytes.
     fn file(&self, path: &str) -> Option<&[u8]>;
-    /// All files below our folder.
+    /// All files whose names begin with [`OWN`].
     fn ours(&self) -> Vec<String>;
 }
 
@@ -125,7 +123,7 @@ fn user_data(kind: Kind, card: &Card) -> String {
             let _ = writeln!(text, "      - {}", quoted(key.as_str()));
         }
     }
-    let _ = write!(text, "runcmd:\n  - [sh, {}/{FOLDER}/first-boot.sh]\n", kind.mounted_at());
+    let _ = write!(text, "runcmd:\n  - [sh, {}/{OWN}first-boot.sh]\n", kind.mounted_at());
     text
 }
 
@@ -178,30 +176,35 @@ pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wis
     // what belongs to nobody else first: without the last word in cmdline.txt none of it is acted on
     let mut wanted = Vec::new();
     let mut ours = |name: &str, what: &'static str, bytes: &[u8], wish: &mut dyn FnMut(&str, &'static str, Vec<u8>)| {
-        let path = format!("{FOLDER}/{name}");
+        let path = format!("{OWN}{name}");
         wish(&path, what, bytes.to_vec());
         wanted.push(path);
     };
     let mut lines: String = card.ssh_keys.iter().flat_map(|key| [key.as_str(), "\n"]).collect();
-    ours("authorized_keys", "the user's SSH keys", lines.as_bytes(), &mut wish);
+    ours("authorized-keys", "the user's SSH keys", lines.as_bytes(), &mut wish);
     if let Some(config) = &card.config {
-        ours("beehive.toml", "the node's configuration", config.as_bytes(), &mut wish);
+        ours("node.toml", "the node's configuration", config.as_bytes(), &mut wish);
     }
     match &card.credentials {
         Credentials::None => {}
         Credentials::NodeKeys(files) => {
             for file in files {
-                ours(&format!("identity/{}", file.name), "the node's keys (secret)", &file.bytes, &mut wish);
+                ours(&format!("key-{}", file.name), "the node's keys (secret)", &file.bytes, &mut wish);
             }
         }
     }
     if let Some(package) = &card.package {
-        ours("beehive.deb", "the package", package, &mut wish);
+        ours("package.deb", "the package", package, &mut wish);
     }
     match kind {
         Kind::DebianRaspi if !card.config_lines.is_empty() => {
             lines = card.config_lines.iter().flat_map(|line| [line, "\n"]).collect();
-            ours("config.txt", "our lines, for the file that Debian makes config.txt of", lines.as_bytes(), &mut wish);
+            ours(
+                "config-lines.txt",
+                "our lines, for the file that Debian makes config.txt of",
+                lines.as_bytes(),
+                &mut wish,
+            );
         }
         Kind::DebianRaspi
         | Kind::RaspberryPiOsBullseye

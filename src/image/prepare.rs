@@ -2,8 +2,8 @@
 //!
 //! 1. The image is looked at: partition table, boot partition, which image it is. Nothing is written for one that is not
 //!    known.
-//! 2. It is copied to `OUT.part`; with `--in-place` it is renamed to `IMG.part` when all is ready to be written.
-//! 3. Every change is made in memory ([`Window`]). What cannot be done ends here, and nothing was changed.
+//! 2. Every change is made in memory ([`Window`]). What cannot be done ends here, and nothing was changed.
+//! 3. The image is copied to `OUT.part`; with `--in-place` it is renamed to `IMG.part`.
 //! 4. The changed blocks are written, the file is synced and gets its name. So a file with the right name is whole, and a
 //!    run that was cut off leaves one that ends in `.part`.
 
@@ -16,7 +16,7 @@ use super::boot::{Boot, Room};
 use super::card::{Card, Credentials};
 use super::disk::{self, Place, Window};
 use super::kind::{Evidence, Kind};
-use super::plan::{self, FOLDER, IDENTITY, Present, Wish};
+use super::plan::{self, OWN, Present, Wish};
 use super::{refused, unreadable};
 use crate::console::exit::{ExitCode, Trouble};
 use crate::crew::files::named;
@@ -104,7 +104,7 @@ impl Present for There {
 }
 
 /// The files of the uppermost folder that a plan looks at.
-const LOOKED_AT: [&str; 12] = [
+const LOOKED_AT: [&str; 13] = [
     "cmdline.txt",
     "config.txt",
     "firstrun.sh",
@@ -117,26 +117,20 @@ const LOOKED_AT: [&str; 12] = [
     "meta-data",
     "meta-data.before-beehive",
     "network-config",
+    "network-config.before-beehive",
 ];
 
 type Disk<'a, 'b> = &'a mut Window<&'b mut File>;
 
 fn look(boot: &Boot<Disk<'_, '_>>) -> io::Result<(There, Evidence)> {
-    let names = boot.names("")?;
+    let names = boot.names()?;
     let mut there = There::default();
-    for name in LOOKED_AT.into_iter().chain(["network-config.before-beehive"]) {
+    for name in LOOKED_AT {
         if let Some(bytes) = boot.read(name)? {
             there.files.push((name.to_owned(), bytes));
         }
     }
-    for folder in [FOLDER, IDENTITY] {
-        for name in boot.names(folder)? {
-            let path = format!("{folder}/{name}");
-            if path != IDENTITY {
-                there.ours.push(path);
-            }
-        }
-    }
+    there.ours = names.iter().filter(|name| name.starts_with(OWN)).cloned().collect();
     let text = |name: &str| there.file(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let evidence =
         Evidence { names, config: text("config.txt"), issue: text("issue.txt"), os_release: text("os-release") };
@@ -295,40 +289,29 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
             "prepare the image, then write it with `beehive image flash`",
         ));
     }
-    let open = |writing: Writing| {
-        let mut options = OpenOptions::new();
-        match writing {
-            Writing::No => options.read(true),
-            Writing::Yes => options.read(true).write(true),
-        }
-        .open(image)
-        .map_err(|error| unreadable(&named(image, "open", &error)))
-    };
-    let mut prepared = match target {
-        Target::DryRun => work(image, card, &mut open(Writing::No)?)?.1,
+    let mut source = File::open(image).map_err(|error| unreadable(&named(image, "open", &error)))?;
+    let (window, mut prepared) = work(image, card, &mut source)?;
+    match target {
+        Target::DryRun => {}
+        Target::InPlace if prepared.written_bytes == 0 => {}
         Target::InPlace => {
             // the file itself is renamed, not a name that leads to it
             let image = &fs::canonicalize(image).map_err(|error| unreadable(&named(image, "read", &error)))?;
-            let mut disk = open(Writing::Yes)?;
-            let (mut window, prepared) = work(image, card, &mut disk)?;
-            if prepared.written_bytes > 0 {
-                let part = unfinished(image);
-                // a file of that name may be what a run that was cut off left, and the only one there is
-                if part.exists() {
-                    return Err(refused(
-                        format!("{} is there", part.display()),
-                        "a run in place that was cut off leaves such a file",
-                        "remove it if you do not need it",
-                    ));
-                }
-                fs::rename(image, &part).map_err(|error| failed(image, "rename", &error))?;
-                window.commit().map_err(|error| failed(&part, "write", &error))?;
-                drop(window);
-                disk.sync_all().map_err(|error| failed(&part, "write", &error))?;
-                fs::rename(&part, image).map_err(|error| failed(&part, "rename", &error))?;
-                settle(image).map_err(|error| failed(image, "write", &error))?;
+            let part = unfinished(image);
+            // a file of that name may be what a run that was cut off left, and the only one there is
+            if part.exists() {
+                return Err(refused(
+                    format!("{} is there", part.display()),
+                    "a run in place that was cut off leaves such a file",
+                    "remove it if you do not need it",
+                ));
             }
-            prepared
+            let mut disk = OpenOptions::new().write(true).open(image).map_err(|error| failed(image, "open", &error))?;
+            fs::rename(image, &part).map_err(|error| failed(image, "rename", &error))?;
+            window.commit(&mut disk).map_err(|error| failed(&part, "write", &error))?;
+            disk.sync_all().map_err(|error| failed(&part, "write", &error))?;
+            fs::rename(&part, image).map_err(|error| failed(&part, "rename", &error))?;
+            settle(image).map_err(|error| failed(image, "write", &error))?;
         }
         Target::Copy(out) => {
             if out.exists() {
@@ -338,9 +321,6 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                     "remove it, or give another name with --out",
                 ));
             }
-            // an unknown image is not worth a copy
-            let mut source = open(Writing::No)?;
-            drop(work(image, card, &mut source)?);
             let part = unfinished(out);
             match fs::remove_file(&part) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&part, "remove", &error)),
@@ -348,19 +328,15 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
             }
             let mut disk = create(&part, card).map_err(|error| failed(&part, "make", &error))?;
             let copying = Instant::now();
-            let result = copy(image, &mut disk).map_err(|error| failed(&part, "write", &error)).and_then(|()| {
-                let copied = copying.elapsed();
-                let (mut window, mut prepared) = work(image, card, &mut disk)?;
-                window.commit().map_err(|error| failed(&part, "write", &error))?;
-                drop(window);
-                prepared.copying = copied;
-                Ok(prepared)
+            let result = copy(image, &mut disk).and_then(|()| {
+                prepared.copying = copying.elapsed();
+                window.commit(&mut disk)?;
+                disk.sync_all()
             });
-            let prepared = result.inspect_err(|_| {
+            result.map_err(|error| failed(&part, "write", &error)).inspect_err(|_| {
                 // it is of no use to anybody
                 let _ = fs::remove_file(&part);
             })?;
-            disk.sync_all().map_err(|error| failed(&part, "write", &error))?;
             // no other file is taken for ours, not even one that came meanwhile
             fs::hard_link(&part, out)
                 .and_then(|()| fs::remove_file(&part))
@@ -371,17 +347,10 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                 })
                 .map_err(|error| failed(out, "make", &error))?;
             settle(out).map_err(|error| failed(out, "write", &error))?;
-            prepared
         }
-    };
+    }
     prepared.preparing = begun.elapsed().saturating_sub(prepared.copying);
     Ok(prepared)
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Writing {
-    No,
-    Yes,
 }
 
 /// Copies the image, and brings the copy to the disk: what the changes cost is not to be hidden behind it.
