@@ -39,9 +39,9 @@ pub struct PrepareArgs {
     /// List what would be changed, and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Who logs in, by SSH key alone
+    /// The system's user who logs in, by SSH key alone (--user is who asks the crew)
     #[arg(long, value_name = "USER", default_value = "pi")]
-    pub user: Login,
+    pub login: Login,
     /// A file with SSH public keys; may be repeated
     #[arg(long = "ssh-key", value_name = "FILE")]
     pub ssh_keys: Vec<PathBuf>,

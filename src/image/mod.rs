@@ -76,10 +76,10 @@ pub fn run(command: &ImageCommand) -> Result<Said, Trouble> {
 }
 
 fn prepare(arguments: &PrepareArgs) -> Result<Said, Trouble> {
-    let PrepareArgs { image, node, out, in_place, dry_run, user, ssh_keys, .. } = arguments;
+    let PrepareArgs { image, node, out, in_place, dry_run, login, ssh_keys, .. } = arguments;
     let card = Card::read(&Sources {
         node,
-        login: user,
+        login,
         ssh_keys,
         config: arguments.config.as_deref(),
         keys: arguments.keys.as_deref(),

@@ -532,21 +532,20 @@ fn the_script_does_its_work_twice_and_leaves_no_key_in_the_boot_partition() {
 
 #[test]
 fn the_command_line_wants_to_know_where_the_image_goes() {
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: ImageCommand,
-    }
     let bench = Bench::new();
     let image = bench.image(Kind::HypriotOs);
     let line = |more: &[&str]| {
-        let words = ["image", "prepare", "--node", "pi-2", "--image"].into_iter().chain([image.to_str().unwrap()]);
-        Line::try_parse_from(words.chain(more.iter().copied())).map(|line| line.command)
+        let words =
+            ["beehive", "image", "prepare", "--node", "pi-2", "--image"].into_iter().chain([image.to_str().unwrap()]);
+        crate::cli::Cli::try_parse_from(words.chain(more.iter().copied())).map(|line| match line.command {
+            crate::cli::Command::Image(command) => command,
+            other => panic!("{other:?}"),
+        })
     };
     let error = run(&line(&[]).unwrap()).unwrap_err();
     assert_eq!((error.exit, error.fix.contains("--in-place")), (ExitCode::Usage, true));
     assert!(line(&["--out", "a", "--in-place"]).is_err());
-    assert!(line(&["--user", "root", "--dry-run"]).is_err());
+    assert!(line(&["--login", "root", "--dry-run"]).is_err());
     let said = run(&line(&["--dry-run"]).unwrap()).unwrap();
     assert!(said.text.contains("HypriotOS") && said.text.ends_with("nothing was written\n"), "{}", said.text);
     assert_eq!(said.document["image"], "hypriotos");
