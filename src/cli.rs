@@ -99,6 +99,10 @@ pub enum Command {
     #[cfg(feature = "sim")]
     #[command(subcommand)]
     Sim(SimCommand),
+    /// Makes the card of a node from a stock image, and writes it
+    #[cfg(feature = "workstation")]
+    #[command(subcommand, after_help = ExitCode::help())]
+    Image(crate::image::args::ImageCommand),
     /// Prints the completions for a shell
     Completions {
         /// Which shell

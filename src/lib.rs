@@ -15,6 +15,7 @@
 //! | `demo` | a whole crew on one machine |
 //! | `sim` | simulated crews with faults by seed |
 //! | [`link`] | the way to the broker |
+//! | `image` | from a stock image to a node's card |
 //! | [`release`] | beehive's own releases on a Pi, and the way back from one |
 //! | [`store`] | what survives a power cut |
 //! | [`hal`], [`host`] | board and machine, real and simulated |
@@ -37,6 +38,8 @@ pub mod doctor;
 pub mod engine;
 pub mod hal;
 pub mod host;
+#[cfg(feature = "workstation")]
+pub mod image;
 pub mod keys;
 pub mod kube;
 pub mod link;

@@ -128,6 +128,12 @@ fn main() -> std::process::ExitCode {
                 Err(error) => complain(ExitCode::Failed, &format_args!("{error:#}")),
             }
         }
+        #[cfg(feature = "workstation")]
+        Command::Image(command) => match beehive::image::run(command) {
+            Ok(said) if cli.options.json => written(cli::print(format!("{}\n", said.document).as_bytes())),
+            Ok(said) => written(cli::print(said.text.as_bytes())),
+            Err(trouble) => complain(trouble.exit, &trouble),
+        },
         Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
         Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),
         Command::Man { dir: None } => written(cli::man_page().and_then(|page| cli::print(&page))),

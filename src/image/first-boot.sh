@@ -1,0 +1,124 @@
+#!/bin/sh
+# First boot of node @NODE@, written by `beehive image prepare`. Root runs it once (systemd.run= or cloud-init says so); a
+# power cut in the middle lets it run again, and every step can be done again. What it did is in the file LOG names.
+set -u
+BOOT='@BOOT@'
+NODE='@NODE@'
+LOGIN='@LOGIN@'
+KEYS='@KEYS_DIR@'
+FIRST_BOOT='@FIRST_BOOT@'
+REGENERATED='@REGENERATED@'
+ROOT=${BEEHIVE_FIRST_BOOT_ROOT:-}
+FROM=$ROOT$BOOT/beehive-
+LOG=$ROOT/var/log/beehive-first-boot.log
+failed=0
+
+exec >>"$LOG" 2>&1
+echo "beehive: first boot of $NODE"
+
+try() {
+    if "$@"; then echo "done: $1"; else echo "FAILED: $1"; failed=1; fi
+}
+
+host_name() {
+    echo "$NODE" >"$ROOT/etc/hostname" || return
+    if grep -q '^127\.0\.1\.1[[:space:]]' "$ROOT/etc/hosts" 2>/dev/null; then
+        sed -i "s/^127\.0\.1\.1[[:space:]].*/127.0.1.1\t$NODE/" "$ROOT/etc/hosts" || return
+    else
+        printf '127.0.1.1\t%s\n' "$NODE" >>"$ROOT/etc/hosts" || return
+    fi
+    [ -n "$ROOT" ] || hostname "$NODE"
+}
+
+# Raspberry Pi OS asks at the screen for a first user until its own tool has been told one. '*' is no password's hash.
+login() {
+    own=/usr/lib/userconf-pi/userconf
+    if [ -x "$own" ] && { ! id "$LOGIN" || [ "$(id -u "$LOGIN")" = 1000 ]; }; then
+        "$own" "$LOGIN" '*' || return
+    fi
+    id "$LOGIN" || useradd -m -s /bin/bash "$LOGIN" || return
+    for group in sudo adm gpio i2c; do
+        getent group "$group" >/dev/null && usermod -aG "$group" "$LOGIN"
+    done
+    install -d -m 755 /etc/sudoers.d || return
+    echo "$LOGIN ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/050-beehive-login" || return
+    chmod 440 /etc/sudoers.d/050-beehive-login
+}
+
+ssh_keys() {
+    home=$(getent passwd "$LOGIN" | cut -d: -f6)
+    [ -n "$home" ] || return
+    install -d -m 700 -o "$LOGIN" -g "$(id -gn "$LOGIN")" "$home/.ssh" || return
+    touch "$home/.ssh/authorized_keys" || return
+    while IFS= read -r key; do
+        [ -z "$key" ] || grep -qxF -- "$key" "$home/.ssh/authorized_keys" ||
+            printf '%s\n' "$key" >>"$home/.ssh/authorized_keys" || return
+    done <"${FROM}authorized-keys"
+    chmod 600 "$home/.ssh/authorized_keys" || return
+    chown "$LOGIN:" "$home/.ssh/authorized_keys"
+}
+
+configuration() {
+    [ -f "${FROM}node.toml" ] || return 0
+    install -d -m 755 "$ROOT/etc/beehive" || return
+    install -m 644 "${FROM}node.toml" "$ROOT/etc/beehive/beehive.toml"
+}
+
+# The keys leave the boot partition, which everybody may read, once they are where they belong. Their bytes stay on the
+# flash: nothing that a file system does removes them from there.
+keys() {
+    for file in "$FROM"key-*; do
+        [ -f "$file" ] || continue
+        (umask 077 && mkdir -p "$ROOT$KEYS") || return
+        chmod 700 "$ROOT$KEYS" || return
+        name=${file##*/beehive-key-}
+        install -m 600 "$file" "$ROOT$KEYS/$name" || return
+        cmp -s "$file" "$ROOT$KEYS/$name" || return
+    done
+    sync
+    rm -f "$FROM"key-*
+}
+
+# The configuration that was just put there is the newer one.
+package() {
+    [ -f "${FROM}package.deb" ] || return 0
+    DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "${FROM}package.deb"
+}
+
+# Where a package writes config.txt and cmdline.txt anew with each kernel, what was edited there has to stand in its sources.
+regenerated() {
+    [ "$REGENERATED" = yes ] || return 0
+    extra=$ROOT/etc/default/raspi-extra-cmdline
+    # shellcheck disable=SC2043 # one word until it is filled in
+    for word in @WORDS@; do
+        grep -qwF -- "$word" "$extra" 2>/dev/null || printf '%s ' "$word" >>"$extra" || return
+    done
+    [ -f "${FROM}config-lines.txt" ] || return 0
+    custom=$ROOT/etc/default/raspi-firmware-custom
+    while IFS= read -r line; do
+        grep -qxF -- "$line" "$custom" 2>/dev/null || printf '%s\n' "$line" >>"$custom" || return
+    done <"${FROM}config-lines.txt"
+}
+
+# Whatever happened, the next boot is an ordinary one: a script that fails must not keep the Pi from coming up.
+finish() {
+    if [ "$FIRST_BOOT" = systemd-run ]; then
+        # shellcheck disable=SC2043
+        for word in @RUN_WORDS@; do
+            sed -i "1s| $word||" "$ROOT$BOOT/cmdline.txt"
+        done
+        rm -f "$ROOT$BOOT/firstrun.sh"
+    fi
+    sync
+    if [ "$failed" = 0 ]; then echo "beehive: done"; else echo "beehive: NOT everything is done"; fi
+    exit 0
+}
+trap finish EXIT
+
+try host_name
+[ -n "$ROOT" ] || try login
+[ -n "$ROOT" ] || try ssh_keys
+try configuration
+try keys
+[ -n "$ROOT" ] || try package
+try regenerated
