@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
 use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, PowerPhase, ShutdownOutcome};
+use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, NodeState, PowerPhase, ShutdownOutcome};
 use beehive_mqtt::{CommandId, NodeName, Nonce, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
@@ -277,6 +277,11 @@ impl Coordinator {
             if busy >= usize::from(self.config.max_parallel.max(1)) {
                 return;
             }
+            let empties = step.kind == StepKind::Cordon || step.kind == StepKind::Drain;
+            if empties && self.need_not_be_emptied(now, operation.kind, &node) {
+                self.end(now, id, index, StepState::Done, Text::cut("is in no cluster"));
+                continue;
+            }
             let looks = operation.heeds == Heeds::Blockers && takes_slot(operation, step.kind);
             let mut refusal = self.slot_refusal(operation, step.kind, &node);
             if refusal.is_none() && looks {
@@ -296,6 +301,18 @@ impl Coordinator {
             self.told.slot_waits.remove(&(id.clone(), node));
             self.begin(now, id, index);
         }
+    }
+
+    /// Whether a node passed for a member because nobody could tell, and says itself that it is none. Where the API server never
+    /// answers, nobody else will.
+    fn need_not_be_emptied(&self, now: Instant, kind: OperationKind, node: &NodeName) -> bool {
+        is_rolling(kind) && self.is_blank_by_its_own_word(now, node)
+    }
+
+    /// Whether a node is there and says that it is in no cluster, and nothing of it is cordoned by us.
+    fn is_blank_by_its_own_word(&self, now: Instant, node: &NodeName) -> bool {
+        let blank = |state: &NodeState| state.lifecycle == Lifecycle::Blank && state.engine.cluster.is_none();
+        self.is_online(now, node) && self.state_of(node).is_some_and(blank) && self.record.cordon_of(node).is_none()
     }
 
     /// Why rolling work on this node must wait for a slot.
@@ -607,8 +624,7 @@ impl Coordinator {
                         step.boot_before.as_ref() != Some(boot) && state.is_some_and(|state| state.boot == *boot)
                     });
                 // it passed for a member because nobody could tell
-                let outside = seen.is_none() && self.kube_node(node).is_ok();
-                if restarted && outside && online && state.is_some_and(|state| state.lifecycle == Lifecycle::Blank) {
+                if restarted && seen.is_none() && self.is_blank_by_its_own_word(now, node) {
                     return Verdict::Done(Text::cut("is in no cluster"));
                 }
                 let upgraded = operation
@@ -677,6 +693,9 @@ impl Coordinator {
                 if self.kube_node(node) == Ok(None) {
                     return Verdict::Done(Text::cut("Kubernetes has no such Node"));
                 }
+                if step.kind == StepKind::Drain && self.need_not_be_emptied(now, operation.kind, node) {
+                    return Verdict::Done(Text::cut("is in no cluster"));
+                }
                 if !live.drained.is_empty() {
                     return Verdict::Wait(live.drained.clone());
                 }
@@ -699,6 +718,9 @@ impl Coordinator {
                         "waits until somebody switches it on: its switch does not"
                     }
                 }
+            }
+            StepKind::Cordon if self.need_not_be_emptied(now, operation.kind, node) => {
+                return Verdict::Done(Text::cut("is in no cluster"));
             }
             StepKind::Cordon => "waits for the API server",
             StepKind::Upgrade => {
