@@ -118,7 +118,7 @@ pub fn boot_partition(disk: &mut (impl Read + Seek)) -> Result<Place, DiskError>
 }
 
 /// Reads until `into` is full or there is no more; how much it was.
-fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     let mut at = 0;
     while let Some(rest) = into.get_mut(at..).filter(|rest| !rest.is_empty()) {
         match from.read(rest) {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::disk::fill;
 use super::{refused, unreadable};
 use crate::console::exit::{ExitCode, Trouble};
 use crate::crew::files::named;
@@ -240,19 +241,6 @@ impl Media for File {
     }
 }
 
-fn read_full(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut at = 0;
-    while let Some(rest) = into.get_mut(at..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest) {
-            Ok(0) => break,
-            Ok(read) => at += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(at)
-}
-
 /// Writes `image` onto `card`, the beginning last, and reads it back.
 ///
 /// # Errors
@@ -265,7 +253,7 @@ pub fn write(
     let bytes = image.seek(SeekFrom::End(0))?;
     image.seek(SeekFrom::Start(0))?;
     let mut first = vec![0; CHUNK_BYTES];
-    let length = read_full(image, &mut first)?;
+    let length = fill(image, &mut first)?;
     first.truncate(length);
 
     card.seek(SeekFrom::Start(0))?;
@@ -276,7 +264,7 @@ pub fn write(
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut done = first.len() as u64;
     loop {
-        let length = read_full(image, &mut chunk)?;
+        let length = fill(image, &mut chunk)?;
         let Some(part) = chunk.get(..length).filter(|part| !part.is_empty()) else { break };
         hash.update(part);
         card.write_all(part)?;
@@ -300,11 +288,11 @@ pub fn write(
     let mut back = vec![0; CHUNK_BYTES];
     let mut at = 0;
     while at < bytes {
-        let length = read_full(image, &mut chunk)?;
+        let length = fill(image, &mut chunk)?;
         let Some(part) = chunk.get(..length).filter(|part| !part.is_empty()) else {
             return Err(WriteError::ImageChanged);
         };
-        let same = back.get_mut(..length).map_or(Ok(0), |back| read_full(card, back))?;
+        let same = back.get_mut(..length).map_or(Ok(0), |back| fill(card, back))?;
         let read = back.get(..same).unwrap_or_default();
         if read != part {
             let equal = read.iter().zip(part).take_while(|(a, b)| a == b).count();

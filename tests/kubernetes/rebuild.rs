@@ -353,14 +353,13 @@ async fn overhead(crew: &Crew, pis: &[Pi]) {
         let before: usize = pis.iter().map(|pi| pi.calls().len()).sum();
         let began = now();
         let running = crew.console_beside(&words);
-        // the moment in which Kubernetes says what is waited for: looked at twenty times a second
+        // the moment in which Kubernetes says what is waited for: looked at again and again, some six times a second
         let mut ready = None;
         while !running.is_finished() {
             let state = master.nodes().into_iter().find(|(name, _, _)| name == "pi-3").map(|(_, _, ready)| ready);
             if what == "join" && ready.is_none() && state.as_deref() == Some("True") {
                 ready = Some(now());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let ended = running.await.unwrap().with(0);
         let took = now() - began;

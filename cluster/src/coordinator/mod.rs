@@ -746,7 +746,8 @@ impl Coordinator {
     }
 
     /// As [`Self::plan_node`], for work that takes a slot or destroys: one that was not heard counts as a member while the API
-    /// server does not say otherwise. Its steps wait for that word, and find nothing to do if it is none.
+    /// server does not say otherwise. Its steps wait for that word or for the
+    /// node's own, and find nothing to do if it is none.
     fn plan_node_that_may_be_inside(&self, name: &NodeName) -> PlanNode {
         let node = self.plan_node(name);
         let untold = self.state_of(name).is_none() && self.kube_node(name).is_err();
