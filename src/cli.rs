@@ -2,7 +2,9 @@
 //! man pages say of them.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "pages")]
+use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use beehive_mqtt::coordinator::AuditHead;
@@ -10,7 +12,10 @@ use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::Role;
 use beehive_mqtt::sign::PublicKey;
 use beehive_mqtt::{CrewName, NodeName, UserName};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+#[cfg(any(feature = "pages", test))]
+use clap::CommandFactory;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+#[cfg(feature = "pages")]
 use clap_complete::Shell;
 
 use crate::config::TlsSwitch;
@@ -54,6 +59,15 @@ pub enum Command {
     /// (warnings do not count); 5: an error; 1: a change could not be made. Some checks see more as root.
     #[command(after_help = ExitCode::help())]
     Doctor(DoctorArgs),
+    /// Tells avahi what this Pi says of itself on the local network; for beehive-announce.service
+    ///
+    /// Without avahi it says so and does nothing. `beehive discover` finds what is announced.
+    Announce(AnnounceArgs),
+    /// Waits until this Pi has keys of its own that its crew's owner has certified; for beehive-enrol.service
+    ///
+    /// It makes the keys, once, and shows their public halves to whoever asks; the owner's `beehive crew enrol` answers. On a Pi
+    /// that has its identity it does nothing.
+    Enrol(crate::enrol::command::EnrolArgs),
     /// Does the steps that need root, for the agent on this Pi; for beehive-engine.service
     #[command(subcommand)]
     Engine(EngineCommand),
@@ -99,16 +113,28 @@ pub enum Command {
     #[cfg(feature = "sim")]
     #[command(subcommand)]
     Sim(SimCommand),
+    /// Finds Pis: those that announce themselves on the local network, and those that the crew's broker knows
+    ///
+    /// It changes nothing. What a Pi says of itself over mDNS is a hint: nobody signs it. Exit code 9: an alarm, a Pi waits with an
+    /// enrolment for a node that is enrolled already; 1: neither network nor broker could be asked.
+    #[cfg(feature = "workstation")]
+    #[command(after_help = ExitCode::help())]
+    Discover(crate::discover::DiscoverArgs),
     /// Makes the card of a node from a stock image, and writes it
     #[cfg(feature = "workstation")]
     #[command(subcommand, after_help = ExitCode::help())]
     Image(crate::image::args::ImageCommand),
     /// Prints the completions for a shell
+    // The program of the packages for the Pi has no such command: its pages are made when it is packed, and do not tell of it.
+    #[cfg(feature = "pages")]
+    #[command(hide = cfg!(not(feature = "workstation")))]
     Completions {
         /// Which shell
         shell: Shell,
     },
     /// Prints the man page, or writes the pages of all commands into a folder
+    #[cfg(feature = "pages")]
+    #[command(hide = cfg!(not(feature = "workstation")))]
     Man {
         /// The folder; it is made if it is not there
         #[arg(long, value_name = "FOLDER")]
@@ -116,6 +142,17 @@ pub enum Command {
     },
     /// Prints the version
     Version,
+}
+
+/// `beehive announce`.
+#[derive(Debug, Args)]
+pub struct AnnounceArgs {
+    /// This Pi's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/beehive/beehive.toml")]
+    pub config: PathBuf,
+    /// Where its file system is; another one than / is for tests
+    #[arg(long, value_name = "FOLDER", default_value = "/", hide = true)]
+    pub root: PathBuf,
 }
 
 /// `beehive doctor`.
@@ -139,6 +176,9 @@ pub struct DoctorArgs {
     /// The registry, HOST or HOST:PORT [default: the engine's own, unless images or a mirror are here]
     #[arg(long, value_name = "REGISTRY")]
     pub registry: Option<String>,
+    /// Only look who else uses the lines of the OnOff SHIM; needs no configuration. Exit code 5 if somebody does
+    #[arg(long, conflicts_with_all = ["fix", "dry_run"])]
+    pub shim_lines: bool,
     /// Mend what is safe to mend, without asking; files are kept as NAME.before-beehive
     #[arg(long)]
     pub fix: bool,
@@ -209,6 +249,13 @@ pub enum CrewCommand {
         #[command(flatten)]
         of: CrewFolder,
     },
+    /// Certifies the keys of nodes whose cards `image prepare` made, once for each card, and tells the crew
+    ///
+    /// It waits for Pis that are not up yet, and may be run again at any time: the same Pi gets the same answer. Where a card's
+    /// secret is used a second time nothing is certified: that is an alarm, with an exit code of its own.
+    #[cfg(feature = "workstation")]
+    #[command(after_help = ExitCode::help())]
+    Enrol(crate::enrol::owner::command::CrewEnrolArgs),
     /// Lists the crews that have a folder on this machine, and says which one is meant where none is named
     #[cfg(feature = "workstation")]
     List,
@@ -1208,6 +1255,7 @@ pub enum ClusterCommand {
 }
 
 /// The completions of `shell`.
+#[cfg(feature = "pages")]
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "beehive", &mut text);
@@ -1230,6 +1278,7 @@ pub fn print(text: &[u8]) -> std::io::Result<()> {
 ///
 /// # Errors
 /// None that is known: it is written into memory.
+#[cfg(feature = "pages")]
 pub fn man_page() -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut text)?;
@@ -1240,6 +1289,7 @@ pub fn man_page() -> std::io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// If the folder or a page cannot be written.
+#[cfg(feature = "pages")]
 pub fn man_pages(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     clap_mangen::generate_to(Cli::command(), folder)
@@ -1344,6 +1394,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "pages")]
     #[test]
     fn every_command_has_completions_and_a_man_page() {
         let bash = String::from_utf8(completions(Shell::Bash)).unwrap();

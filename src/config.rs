@@ -44,7 +44,8 @@ const DEFAULT_HOST: &str = "127.0.0.1";
 /// MQTT without TLS, and with it, as registered with IANA.
 const DEFAULT_PORT: u16 = 1883;
 const DEFAULT_TLS_PORT: u16 = crate::crew::broker::PORT;
-const DEFAULT_KEYS_DIR: &str = "/etc/beehive/identity";
+/// What the shipped unit reads as root and gives to the daemon.
+pub(crate) const DEFAULT_KEYS_DIR: &str = "/etc/beehive/identity";
 /// An over-current should be seen within a second or so; one I2C transfer of a few bytes a second costs nothing.
 const DEFAULT_POLL_MS: u64 = 1_000;
 /// Below it the bus is busy for nothing; above it an over-current is old news.
@@ -988,7 +989,8 @@ node = "{node}"
 # "master" on the Pi that runs the coordinator and the control plane, "node" on the others.
 role = "{role_word}"
 
-# State that survives a restart; on the SD card.
+# State that survives a restart; on the SD card. The daemon writes there and in run_dir alone: another place is its user's to
+# write, and named in a drop-in of beehive.service with ReadWritePaths=.
 # state_dir = "{DEFAULT_STATE_DIR}"
 # What the final hook reads; it expects it here.
 # run_dir = "{DEFAULT_RUN_DIR}"
@@ -1009,7 +1011,8 @@ role = "{role_word}"
 # insecure_test_broker = false
 
 [keys]
-# This node's keys and certificates, as `beehive crew init` made them.
+# This node's keys and certificates, as `beehive crew init` made them: root's, and nobody else reads them. systemd gives the daemon
+# those in the default folder; in another one they are the user's beehive. New ones count after `systemctl restart beehive`.
 # dir = "{DEFAULT_KEYS_DIR}"
 
 {engine}

@@ -2,14 +2,14 @@
 //! agent and has a link of its own. Either may lose the broker at any moment and finds its way back.
 
 use crate::agent::{self, AgentEnd, AgentParts, AgentSettings};
-use crate::config::{Config, EngineKind, TlsSwitch};
+use crate::config::{Config, DEFAULT_KEYS_DIR, EngineKind, TlsSwitch};
 use crate::coordinator::{self, CoordinatorParts};
 use crate::crew::keys::{CrewKeys, NewCrew};
 use crate::engine::simulated::Settings;
 use crate::engine::{Engine, RootEngine, SimulatedEngine};
 use crate::hal;
 use crate::host::{Doors, Host, LinuxHost};
-use crate::keys::{Identity, Standing, Trust};
+use crate::keys::{CREDENTIALS, KeyPlace, Standing, Trust};
 use crate::kube::{ApiKubernetes, ControlPlane, Kubernetes, SimulatedKubernetes};
 use crate::link::{Link, LinkConfig, Network, OwnPresence, Tls};
 use crate::release;
@@ -17,6 +17,7 @@ use crate::store::Store;
 use anyhow::Context;
 use beehive_mqtt::node::{BrokerTrust, Role};
 use beehive_mqtt::{Audience, Topic};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -47,9 +48,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
              engine is the simulated one"
         );
     }
+    let keys = KeyPlace::of(&config.keys.dir, Path::new(DEFAULT_KEYS_DIR), std::env::var_os(CREDENTIALS));
     let mut network = Network::Up;
     let tls = match config.broker.tls {
-        TlsSwitch::On => match Tls::load(&config.keys.dir, &config.crew) {
+        TlsSwitch::On => match keys.tls(&config.crew) {
             Ok(tls) => Some(tls),
             // the button is more than the wire: without certificates this Pi connects to nobody and works alone
             Err(error) => {
@@ -76,7 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let board = hal::open(&config);
     let (doors, knocks) = Doors::attend(&config.run_dir, config.power.inhibit_ms());
     let presence = OwnPresence { topic: Topic::Presence(config.node.clone()), start };
-    let (trust, place) = trust(&config, &store)?;
+    let (trust, place) = trust(&config, &keys, &store)?;
     match trust.keyring.standing(&presence.topic, &trust.signer.public()) {
         Standing::Writer | Standing::Vacant => {}
         Standing::Replaced => {
@@ -95,7 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // before it has had a chance to connect: nothing was awaited since
     link.set_network(network);
     let inbound = match release::watch::on_trial() {
-        Some(own) => release::watch::confirm_when_heard(own, &link, inbound),
+        Some(own) => release::watch::confirm_when_heard(own, &config.run_dir, &link, inbound),
         None => inbound,
     };
     let parts = AgentParts {
@@ -219,9 +221,9 @@ enum Place {
 
 /// Our keys, and whom we believe. A Pi without keys is a stranger to its crew: nobody believes it, it believes nobody and
 /// coordinates nothing, and its button works.
-fn trust(config: &Config, store: &Store) -> anyhow::Result<(Trust, Place)> {
-    let dir = &config.keys.dir;
-    let trust = Identity::load(dir).map_err(anyhow::Error::from).and_then(|identity| {
+fn trust(config: &Config, keys: &KeyPlace, store: &Store) -> anyhow::Result<(Trust, Place)> {
+    let dir = keys.kept();
+    let trust = keys.identity().map_err(anyhow::Error::from).and_then(|identity| {
         if identity.crew != config.crew || identity.name != config.node.as_str() {
             let (crew, name) = (&identity.crew, &identity.name);
             anyhow::bail!("the keys in {} are of {name} in crew {crew}", dir.display());
@@ -233,7 +235,7 @@ fn trust(config: &Config, store: &Store) -> anyhow::Result<(Trust, Place)> {
         Err(error) => {
             tracing::error!(
                 "no keys of {} in crew {}: {error:#}; nobody believes this Pi until it has them, it takes no command and \
-                 coordinates nothing; the button works. Copy nodes/{} of the crew's folder to {}",
+                 coordinates nothing; the button works. Copy nodes/{} of the crew's folder to {}, and start beehive.service again",
                 config.node,
                 config.crew,
                 config.node,

@@ -11,11 +11,13 @@
 //! | [`crew`] | keys, certificates, the broker's files and the description of a crew |
 //! | [`bridge`] | the door for tools that sign nothing |
 //! | [`daemon`], [`config`] | `beehive run` and its configuration |
+//! | [`announce`], `discover` | what a Pi says on the local network, and who finds it |
 //! | [`doctor`] | what keeps a Pi from being a good member |
 //! | `demo` | a whole crew on one machine |
 //! | `sim` | simulated crews with faults by seed |
 //! | [`link`] | the way to the broker |
 //! | `image` | from a stock image to a node's card |
+//! | [`enrol`] | how a Pi gets keys of its own certified |
 //! | [`release`] | beehive's own releases on a Pi, and the way back from one |
 //! | [`store`] | what survives a power cut |
 //! | [`hal`], [`host`] | board and machine, real and simulated |
@@ -23,6 +25,7 @@
 //! | [`clock`] | the one clock |
 
 pub mod agent;
+pub mod announce;
 pub mod audit;
 pub mod bridge;
 pub mod cli;
@@ -34,8 +37,11 @@ pub mod crew;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "workstation")]
+pub mod discover;
 pub mod doctor;
 pub mod engine;
+pub mod enrol;
 pub mod hal;
 pub mod host;
 #[cfg(feature = "workstation")]

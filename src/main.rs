@@ -1,6 +1,7 @@
 //! `beehive`: controller for small Kubernetes clusters of Raspberry Pis. What it does lives in the library; here the command
 //! line is taken apart, and errors become exit codes.
 
+use beehive::announce;
 use beehive::audit::{self, Found};
 use beehive::cli::{self, AuditCommand, Cli, Command, ConfigCommand, CrewCommand, EngineCommand};
 use beehive::config::Config;
@@ -55,6 +56,21 @@ fn main() -> std::process::ExitCode {
             }
             Err(trouble) => complain(trouble.exit, &trouble),
         },
+        Command::Announce(arguments) => {
+            let mut note = |text: &str| eprintln!("beehive: {text}");
+            match announce::announce(&arguments.root, &arguments.config, &mut note) {
+                Ok(done) => written(cli::print(format!("{done}\n").as_bytes())),
+                Err(error) => complain(ExitCode::Failed, &format_args!("this Pi is not announced: {error}")),
+            }
+        }
+        Command::Enrol(arguments) => {
+            log("info");
+            match block_on(beehive::enrol::command::run(arguments)) {
+                Some(Ok(text)) => written(cli::print(text.as_bytes())),
+                Some(Err(error)) => complain(ExitCode::Failed, &format_args!("{error:#}")),
+                None => ExitCode::Failed,
+            }
+        }
         Command::Engine(EngineCommand::Serve(arguments)) => {
             log("info");
             let code = match Config::load(&arguments.config) {
@@ -100,6 +116,21 @@ fn main() -> std::process::ExitCode {
             log("error");
             block_on(console::upgrade::run(&cli.options, arguments)).unwrap_or(ExitCode::Failed)
         }
+        #[cfg(feature = "workstation")]
+        Command::Crew(CrewCommand::Enrol(arguments)) => {
+            log("error");
+            match block_on(beehive::enrol::owner::command::run(arguments, &cli.options)) {
+                Some(Ok((text, document, code))) => {
+                    let text = if cli.options.json { format!("{document}\n") } else { text };
+                    match written(cli::print(text.as_bytes())) {
+                        ExitCode::Done => code,
+                        failed => failed,
+                    }
+                }
+                Some(Err(trouble)) => complain(trouble.exit, &trouble),
+                None => ExitCode::Failed,
+            }
+        }
         Command::Release(command) => match beehive::release::command::run(command) {
             Ok(said) if cli.options.json => written(cli::print(format!("{}\n", said.document).as_bytes())),
             Ok(said) => written(cli::print(said.text.as_bytes())),
@@ -129,13 +160,21 @@ fn main() -> std::process::ExitCode {
             }
         }
         #[cfg(feature = "workstation")]
-        Command::Image(command) => match beehive::image::run(command) {
+        Command::Discover(arguments) => {
+            log("error");
+            block_on(beehive::discover::run(&cli.options, arguments)).unwrap_or(ExitCode::Failed)
+        }
+        #[cfg(feature = "workstation")]
+        Command::Image(command) => match beehive::image::run(command, &cli.options) {
             Ok(said) if cli.options.json => written(cli::print(format!("{}\n", said.document).as_bytes())),
             Ok(said) => written(cli::print(said.text.as_bytes())),
             Err(trouble) => complain(trouble.exit, &trouble),
         },
+        #[cfg(feature = "pages")]
         Command::Completions { shell } => written(cli::print(&cli::completions(*shell))),
+        #[cfg(feature = "pages")]
         Command::Man { dir: Some(dir) } => written(cli::man_pages(dir)),
+        #[cfg(feature = "pages")]
         Command::Man { dir: None } => written(cli::man_page().and_then(|page| cli::print(&page))),
         Command::Version => written(cli::print(cli::version(&cli.options).as_bytes())),
     };

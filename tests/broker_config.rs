@@ -8,7 +8,7 @@ mod keys;
 mod secure;
 
 use beehive::crew::broker::{Part, Plan, file};
-use beehive::crew::tls::{Identity, Pair, identity};
+use beehive::crew::tls::{Anchor, Identity, Pair, PrivateKey, identity, new_key};
 use beehive::link::{Link, LinkConfig, LinkEvent, OwnPresence, Tls};
 use beehive_mqtt::{Audience, Topic};
 use common::soon;
@@ -18,6 +18,7 @@ use secure::{Broker, Client, Kept, crew, free_port, up};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -39,7 +40,8 @@ async fn a_writer_reaches_his_own_subtree_and_no_other() {
     assert_eq!(eve.until("end").await, ["beehive/v1/c1/n/n1/state own"]);
 
     let mut ann = broker.client("user:ann", &[]).await;
-    for topic in ["c/state", "c/manifest", "c/event", "n/n1/state", "q/bob/request", "q/bob/direct/n1"] {
+    // not among them: c/manifest, which the crew's own key signs
+    for topic in ["c/state", "c/event", "n/n1/state", "q/bob/request", "q/bob/direct/n1"] {
         ann.publish(&format!("beehive/v1/c1/{topic}"), "forged").await;
     }
     eve.publish("beehive/v1/c1/q/eve/request", "forged").await;
@@ -174,6 +176,83 @@ async fn a_rotated_certificate_is_let_in_and_the_old_one_of_the_same_name_is_not
     assert!(broker.try_client(&new, "n1", &["#"]).await.is_ok(), "{}", broker.log());
 }
 
+/// What stands in the list for a node is its anchor; the node's key was made elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_under_its_anchor_is_let_in_and_nobody_else_is() {
+    let mut broker = Broker::prepared("");
+    let (anchor, listed) = Anchor::generate(&"n1".parse().unwrap()).unwrap();
+    broker.pairs.insert("n1".to_owned(), listed.clone());
+    broker.run();
+    let (key, public) = new_key("n1").unwrap();
+    let leaf = |certificate: String, key: &PrivateKey| Pair { certificate, key: key.clone() };
+    let node = leaf(anchor.node_with(&public).unwrap(), &key);
+    // it is n1 to the rules: it reaches its own subtree
+    let mut coordinator = broker.client("n0", &["beehive/v1/c1/n/#"]).await;
+    let mut n1 = broker.try_client(&node, "n1", &[]).await.unwrap_or_else(|error| panic!("{error}: {}", broker.log()));
+    n1.publish("beehive/v1/c1/n/n2/state", "forged").await;
+    n1.publish("beehive/v1/c1/n/n1/state", "end").await;
+    assert_eq!(coordinator.until("end").await, Vec::<String>::new());
+    // another key needs no change of the list
+    let (other, public) = new_key("n1").unwrap();
+    let rekeyed = leaf(anchor.node_with(&public).unwrap(), &other);
+    assert!(broker.try_client(&rekeyed, "n1", &["#"]).await.is_ok(), "{}", broker.log());
+    // the certificate with somebody else's key
+    let stolen = leaf(node.certificate.clone(), &other);
+    assert!(broker.try_client(&stolen, "n1", &["#"]).await.is_err(), "a certificate without its key is let in");
+    // an anchor of the same name that is not in the list
+    let (forger, _) = Anchor::generate(&"n1".parse().unwrap()).unwrap();
+    let forged = forger.node().unwrap();
+    assert!(broker.try_client(&forged, "n1", &["#"]).await.is_err(), "a stranger's anchor vouches");
+
+    // left out of the list: refused, and so is what is renewed under the old one
+    let (_, renewed) = Anchor::generate(&"n1".parse().unwrap()).unwrap();
+    broker.pairs.insert("n1".to_owned(), renewed);
+    broker.restart();
+    for old in [&node, &rekeyed] {
+        assert!(broker.try_client(old, "n1", &["#"]).await.is_err(), "one of a removed anchor is let in");
+    }
+}
+
+/// Even whoever had the key of an anchor, which stays with the crew's owner, could pass for that node alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_vouches_for_its_own_node_alone() {
+    let mut broker = Broker::prepared("");
+    let (_, listed) = Anchor::generate(&"n1".parse().unwrap()).unwrap();
+    broker.pairs.insert("n1".to_owned(), listed.clone());
+    broker.run();
+    let key = rcgen::KeyPair::from_pem(listed.key.expose()).unwrap();
+    let signed = |name: &str, is_ca: rcgen::IsCa| {
+        let mut parent = rcgen::CertificateParams::default();
+        parent.distinguished_name = rcgen::DistinguishedName::new();
+        parent.distinguished_name.push(rcgen::DnType::CommonName, "beehive anchor");
+        parent.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "n1");
+        let mut child = rcgen::CertificateParams::default();
+        child.distinguished_name = rcgen::DistinguishedName::new();
+        child.distinguished_name.push(rcgen::DnType::CommonName, name);
+        child.is_ca = is_ca;
+        child.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let child_key = rcgen::KeyPair::generate().unwrap();
+        let certificate = child.signed_by(&child_key, &rcgen::Issuer::new(parent, &key)).unwrap().pem();
+        Pair { certificate, key: PrivateKey::new(child_key.serialize_pem()) }
+    };
+    let own = signed("n1", rcgen::IsCa::NoCa);
+    assert!(broker.try_client(&own, "n1", &["#"]).await.is_ok(), "this way of forging works: {}", broker.log());
+    for name in ["n0", "n2", "user:ann", "n1.x", "beehive anchor"] {
+        let forged = signed(name, rcgen::IsCa::NoCa);
+        assert!(broker.try_client(&forged, name, &["#"]).await.is_err(), "n1's anchor vouches for {name}");
+    }
+    // the anchor itself is nobody
+    assert!(
+        broker.try_client(&listed, "n1", &["#"]).await.map(drop).is_err() || {
+            let mut anchor = broker.try_client(&listed, "n1", &["#"]).await.unwrap();
+            let mut coordinator = broker.client("n0", &["beehive/v1/c1/n/#"]).await;
+            anchor.publish("beehive/v1/c1/n/n1/state", "forged").await;
+            broker.client("n2", &[]).await.publish("beehive/v1/c1/n/n2/state", "end").await;
+            coordinator.until("end").await.is_empty()
+        }
+    );
+}
+
 /// The way not taken: with a revocation list of the crew's authority that has run out, mosquitto refuses everybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_revocation_list_would_lock_everybody_out_and_ours_has_none() {
@@ -286,11 +365,21 @@ async fn an_operator_sets_the_broker_up_and_leaves_somebody_out() {
     manifest(&["n0", "n1", "n2"]);
     let (done, text) = beehive(&config);
     assert!(done && text.starts_with("5 may connect to the broker of crew c1."), "{text}");
-    let (done, text) = beehive(&apply);
-    assert!(done && text.contains("has been restarted"), "{text}");
+    // a unit's umask: mosquitto, which is another user, reads all the same what it has to
+    let mut masked = Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_beehive")]).args(apply);
+    let output = masked.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("has been restarted"), "{text}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&into), 0o755);
+    for name in [file::CLIENTS, file::CERTIFICATE] {
+        assert_eq!(mode(&into.join(name)), 0o644, "{name}");
+    }
+    assert_eq!(mode(&Path::new(&conf_d).join(file::CONFIG)), 0o644);
     let (done, text) = beehive(&apply);
     assert!(done && text.contains("nothing is new"), "{text}");
-    assert_eq!(fs::metadata(into.join(file::KEY)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(mode(&into.join(file::KEY)), 0o600);
 
     let tls = |name: &str| Tls::load(&folder.join(name), &crew()).unwrap();
     let node = |name: &str| {

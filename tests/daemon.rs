@@ -188,6 +188,18 @@ async fn nodes_that_start_before_the_broker_and_the_master_find_their_way() {
     crew.create();
 }
 
+/// The coordinator waits for the word of those that it expects, from its connection on and not for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_never_comes_keeps_nobody_from_being_answered() {
+    let mut crew = Crew::new(&TWO, 0);
+    crew.broker.kill();
+    crew.start(MASTER);
+    crew.logged(MASTER, "the coordinator has no connection to the broker");
+    crew.broker.restart();
+    let plan = crew.console(&["cluster", "create", "--dry-run"]).with(0);
+    assert_eq!(plan["status"], "planned");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_survives_the_death_of_the_broker() {
     let mut crew = Crew::started(&THREE, SLOW_STEP_MS);

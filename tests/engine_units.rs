@@ -11,7 +11,7 @@ use beehive::engine::tool::{OUTPUT_BYTES, Ran, ToolCall, ToolError, Tools};
 use beehive::engine::{Engine, EngineWork, Half, RootEngine};
 use beehive::store::Store;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -258,7 +258,11 @@ async fn the_shipped_units_do_the_steps() {
 
 async fn shipped_units() {
     let socket = Path::new("/run/beehive/engine.sock");
-    assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let found = fs::metadata(socket).unwrap();
+    assert_eq!((found.permissions().mode() & 0o777, found.uid()), (0o660, 0));
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let group = groups.lines().find_map(|line| line.strip_prefix("beehive:x:")).unwrap();
+    assert_eq!(group.split(':').next(), Some(found.gid().to_string().as_str()), "the daemon's group");
     assert_eq!(systemctl(&["is-active", "beehive-engine.service"]).trim(), "inactive", "nobody has asked yet");
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -328,4 +332,134 @@ async fn shipped_units() {
         (systemctl(&["is-active", "beehive-engine.service"]).trim() == "inactive").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_runs_as_its_own_user() {
+    match place() {
+        Place::Outside => under_systemd("the_daemon_runs_as_its_own_user"),
+        Place::UnderSystemd => own_user().await,
+    }
+}
+
+/// Where the daemon's words go here: no journal is in this system.
+const LOG: &str = "/run/daemon-log";
+const IDENTITY: &str = "/etc/beehive/identity";
+
+/// Does something to the keys, starts the daemon again and waits until it is ready; answers what it said. (The start job may fail
+/// where the first attempt does.)
+async fn restarted(what: impl FnOnce()) -> String {
+    what();
+    fs::write(LOG, "").unwrap();
+    systemctl(&["restart", "beehive.service"]);
+    let active = || (systemctl(&["is-active", "beehive.service"]).trim() == "active").then_some(());
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while active().is_none() {
+        let (said, status) = (fs::read_to_string(LOG), systemctl(&["status", "--no-pager", "beehive.service"]));
+        assert!(tokio::time::Instant::now() < end, "the daemon does not start: {said:?}\n{status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    fs::read_to_string(LOG).unwrap()
+}
+
+fn daemon_status(field: &str) -> String {
+    let process = systemctl(&["show", "--value", "--property=MainPID", "beehive.service"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", process.trim())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().to_owned()
+}
+
+/// The shipped `beehive.service` under its own hardening: who it is, whose its files are, its keys, its question to the root unit,
+/// and its way to stop the system past logind.
+async fn own_user() {
+    let text = fs::read_to_string("/etc/passwd").unwrap();
+    let user: u32 =
+        text.lines().find_map(|line| line.strip_prefix("beehive:x:")?.split(':').next()).unwrap().parse().unwrap();
+    let toml = fs::read_to_string("/etc/beehive/beehive.toml").unwrap();
+    fs::write("/etc/beehive/beehive.toml", format!("leds = \"off\"\n{toml}[pins]\nbackend = \"none\"\n")).unwrap();
+    fs::create_dir_all("/etc/systemd/system/beehive.service.d").unwrap();
+    let drop_in = format!("[Service]\nStandardOutput=append:{LOG}\nStandardError=append:{LOG}\n");
+    fs::write("/etc/systemd/system/beehive.service.d/log.conf", drop_in).unwrap();
+    systemctl(&["daemon-reload"]);
+    // a daemon that was root has left this
+    fs::create_dir_all("/var/lib/beehive/audit").unwrap();
+    fs::write("/var/lib/beehive/audit/old", "").unwrap();
+    let node: beehive_mqtt::NodeName = "pi-1".parse().unwrap();
+    let crew =
+        beehive::crew::keys::NewCrew { crew: "bee".parse().unwrap(), nodes: vec![node.clone()], users: Vec::new() };
+    let keys = beehive::crew::keys::CrewKeys::generate(&crew).unwrap();
+    let identity = Path::new(IDENTITY);
+    let folder = fs::metadata(identity).unwrap();
+    assert_eq!((folder.uid(), folder.mode() & 0o777), (0, 0o700));
+
+    // without keys, with them, with what systemd cannot read, and with them again
+    let said = restarted(|| {}).await;
+    assert!(said.contains("there is no /etc/beehive/identity/identity.toml"), "{said}");
+    let said = restarted(|| keys.node(&node).unwrap().save(identity).unwrap()).await;
+    assert!(!said.contains("no keys of"), "{said}");
+    let secret = identity.join("identity.toml");
+    let whole = fs::read(&secret).unwrap();
+    let said = restarted(|| fs::write(&secret, vec![b'x'; 2 * 1024 * 1024]).unwrap()).await;
+    assert!(said.contains("starting without them") && said.contains("no keys of"), "{said}");
+    let said = restarted(|| {
+        fs::remove_file(&secret).unwrap();
+        fs::create_dir(&secret).unwrap();
+    })
+    .await;
+    assert!(said.contains("no keys of"), "{said}");
+    let said = restarted(|| {
+        fs::remove_dir(&secret).unwrap();
+        fs::write(&secret, &whole).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    })
+    .await;
+    assert!(!said.contains("no keys of") && !said.contains("without them"), "{said}");
+    assert!(!Path::new("/run/systemd/system/beehive.service.d/without-keys.conf").exists(), "keys are tried again");
+
+    // who it is
+    assert!(daemon_status("Uid").split_whitespace().all(|id| id == user.to_string()), "{}", daemon_status("Uid"));
+    for (field, value) in
+        [("CapEff", "0000000000000000"), ("CapBnd", "0000000000000000"), ("NoNewPrivs", "1"), ("Seccomp", "2")]
+    {
+        assert_eq!(daemon_status(field), value, "{field}");
+    }
+    // whose what is
+    until("the feed's record", || fs::metadata("/run/beehive/feed").ok()).await;
+    for (path, owner, mode) in [
+        ("/run/beehive", 0, 0o1775),
+        ("/run/beehive/feed", user, 0o600),
+        ("/run/beehive/drain", user, 0o600),
+        ("/run/beehive/engine.sock", 0, 0o660),
+        ("/var/lib/beehive", user, 0o700),
+        ("/var/lib/beehive/audit/old", user, 0o644),
+    ] {
+        let found = fs::metadata(path).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (owner, mode), "{path}");
+    }
+
+    // the root unit hears it
+    until("the root unit", || (systemctl(&["is-active", "beehive-engine.service"]).trim() == "active").then_some(()))
+        .await;
+    let said = fs::read_to_string(LOG).unwrap();
+    assert!(!said.contains("the root unit cannot be reached") && !said.contains("may not ask"), "{said}");
+
+    // killed, it comes back
+    let before = systemctl(&["show", "--value", "--property=MainPID", "beehive.service"]);
+    systemctl(&["kill", "--signal=SIGKILL", "--kill-whom=main", "beehive.service"]);
+    until("the next daemon", || {
+        let state = systemctl(&["is-active", "beehive.service"]);
+        let now = systemctl(&["show", "--value", "--property=MainPID", "beehive.service"]);
+        (state.trim() == "active" && now != before && now.trim() != "0").then_some(())
+    })
+    .await;
+
+    // past logind: its word is taken away, and the target is asked for
+    assert_eq!(systemctl(&["is-active", "reboot.target"]).trim(), "inactive");
+    let word = "/run/beehive/force-reboot";
+    let left = Command::new("/usr/bin/setpriv")
+        .args([&format!("--reuid={user}"), "--regid=beehive", "--clear-groups", "/usr/bin/touch", word])
+        .status();
+    assert!(left.unwrap().success());
+    until("its word to be taken", || (!Path::new(word).exists()).then_some(())).await;
+    until("the target", || (systemctl(&["is-active", "reboot.target"]).trim() == "active").then_some(())).await;
 }

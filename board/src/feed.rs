@@ -8,6 +8,8 @@
 //! 3. A PoE+ HAT with a usable reading below that: `shim`. It sits there with no cable in it, or a dead port.
 //! 4. A HAT without a usable reading: `unknown`, never cut.
 //! 5. No HAT: `shim`.
+//!
+//! Whatever made it `shim`: where somebody else uses one of the SHIM's lines it is `unknown`, and so never cut.
 
 use core::fmt::Write as _;
 
@@ -67,8 +69,12 @@ impl HatReading {
     }
 }
 
-/// The feed, and why.
-pub fn decide_feed(configured: Option<Feed>, hat: &HatReading) -> (Feed, String<EVIDENCE_LEN>) {
+/// The feed, and why. `other_user` tells who else uses one of the SHIM's lines.
+pub fn decide_feed(
+    configured: Option<Feed>,
+    hat: &HatReading,
+    other_user: Option<&str>,
+) -> (Feed, String<EVIDENCE_LEN>) {
     let mut evidence = String::new();
     let feed = if let Some(feed) = configured {
         let _ = write!(evidence, "configured as {feed}");
@@ -93,7 +99,15 @@ pub fn decide_feed(configured: Option<Feed>, hat: &HatReading) -> (Feed, String<
             }
         }
     };
-    (feed, evidence)
+    match (feed, other_user) {
+        (Feed::Shim, Some(user)) => {
+            evidence.clear();
+            // as much of it as there is room for
+            let _ = user.chars().try_for_each(|character| evidence.push(character));
+            (Feed::Unknown, evidence)
+        }
+        (Feed::Shim, None) | (Feed::Poe | Feed::Unknown, _) => (feed, evidence),
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +117,7 @@ mod tests {
     use super::*;
 
     fn decided(configured: Option<Feed>, hat: HatReading) -> (Feed, std::string::String) {
-        let (feed, evidence) = decide_feed(configured, &hat);
+        let (feed, evidence) = decide_feed(configured, &hat, None);
         (feed, evidence.as_str().into())
     }
 
@@ -124,6 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn beside_another_user_of_its_lines_the_shim_is_not_cut() {
+        let user = Some("BCM4 has another user: 1-Wire");
+        for configured in [None, Some(Feed::Shim)] {
+            let (feed, evidence) = decide_feed(configured, &HatReading::Absent, user);
+            assert_eq!((feed, evidence.as_str()), (Feed::Unknown, "BCM4 has another user: 1-Wire"));
+        }
+        // it is cut nowhere else, so nothing changes there
+        let (feed, evidence) = decide_feed(Some(Feed::Poe), &HatReading::Absent, user);
+        assert_eq!((feed, evidence.as_str()), (Feed::Poe, "configured as poe"));
+        let long = "ü".repeat(EVIDENCE_LEN);
+        let (feed, evidence) = decide_feed(None, &HatReading::Absent, Some(&long));
+        assert_eq!((feed, evidence.len()), (Feed::Unknown, EVIDENCE_LEN));
+    }
+
+    #[test]
     fn registers_that_are_not_there_are_no_reading() {
         assert_eq!(HatReading::from_adc(0), HatReading::NoCurrent);
         assert_eq!(HatReading::from_adc(0xFFFF), HatReading::NoCurrent);
@@ -137,7 +166,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_evidence_is_never_empty(current_ma: u32) {
-            let (_, evidence) = decide_feed(None, &HatReading::Current { current_ma });
+            let (_, evidence) = decide_feed(None, &HatReading::Current { current_ma }, None);
             prop_assert!(evidence.len() > 10);
             prop_assert!(evidence.ends_with("mA"));
         }

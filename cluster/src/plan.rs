@@ -58,6 +58,13 @@ pub struct PlanNode {
     pub engine: EngineRun,
 }
 
+impl PlanNode {
+    /// Taken for a member, though nobody has said so: its Node is then its own and no ghost.
+    pub(crate) fn passing_for_member(self) -> Self {
+        Self { belongs: Belongs::Inside, ghost: Ghost::Absent, ..self }
+    }
+}
+
 /// In the cluster or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Belongs {
@@ -221,13 +228,7 @@ pub fn upgrade(master: &NodeName, members: &[PlanNode], snapshot: Weight) -> Vec
 
 /// Switch every Pi off, the master last. `end` is how the master goes: told to, or let go because its button asked.
 pub fn shutdown(master: &PlanNode, nodes: &[PlanNode], end: MasterEnd) -> Vec<PlannedStep> {
-    let mut plan = Plan::default();
-    for node in nodes {
-        if node.belongs == Belongs::Inside {
-            plan.add(StepKind::Cordon, &node.name, Weight::BestEffort);
-        }
-        plan.add(StepKind::PowerOff, &node.name, Weight::Local);
-    }
+    let mut plan = Plan { steps: shutdown_of(nodes, 0), stage: 0 };
     plan.next_stage();
     // the master goes whatever became of the nodes: it has waited for them, bounded by their steps' deadlines
     let last = match end {
@@ -235,6 +236,18 @@ pub fn shutdown(master: &PlanNode, nodes: &[PlanNode], end: MasterEnd) -> Vec<Pl
         MasterEnd::LetGo => StepKind::LetGo,
     };
     plan.add(last, &master.name, Weight::Local);
+    plan.steps
+}
+
+/// The part of [`shutdown`] before the master's: these nodes, in this stage.
+pub fn shutdown_of(nodes: &[PlanNode], stage: u16) -> Vec<PlannedStep> {
+    let mut plan = Plan { steps: Vec::new(), stage };
+    for node in nodes {
+        if node.belongs == Belongs::Inside {
+            plan.add(StepKind::Cordon, &node.name, Weight::BestEffort);
+        }
+        plan.add(StepKind::PowerOff, &node.name, Weight::Local);
+    }
     plan.steps
 }
 

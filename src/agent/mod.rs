@@ -182,6 +182,7 @@ struct Agent {
     over_currents: u32,
     feed: (Feed, String),
     feed_written_at: Option<Instant>,
+    other_user: Option<String>,
     sensors_at: Instant,
     telemetry_at: Instant,
     engine_seen: EngineState,
@@ -267,6 +268,7 @@ pub async fn run(parts: AgentParts, stop: impl Future<Output = ()>) -> anyhow::R
         over_currents: 0,
         feed: (Feed::Unknown, String::new()),
         feed_written_at: None,
+        other_user: None,
         sensors_at: now,
         telemetry_at: now,
         engine_seen: engine_seen.clone(),
@@ -685,13 +687,36 @@ impl Agent {
 
     /// Keeps the file that the final hook reads.
     fn follow_feed(&mut self, now: Instant) {
-        let (feed, evidence) = decide_feed(self.settings.feed, &self.reading);
-        let changed = feed != self.feed.0;
+        let before = self.feed.0;
+        self.decide_feed();
         let old = self.feed_written_at.is_none_or(|at| now.saturating_since(at) >= FEED_AGAIN_MS);
-        self.feed = (feed, evidence.as_str().to_owned());
-        if changed || old {
+        if old {
+            self.look_for_another_user();
+        }
+        if self.feed.0 != before || old {
             self.write_feed(now);
         }
+    }
+
+    fn decide_feed(&mut self) {
+        let (feed, evidence) = decide_feed(self.settings.feed, &self.reading, self.other_user.as_deref());
+        self.feed = (feed, evidence.as_str().to_owned());
+    }
+
+    /// Beside another user of the SHIM's lines nothing is cut. That is some files to read, so it is done as seldom as the record
+    /// is written, and before the last time that it is.
+    fn look_for_another_user(&mut self) {
+        let user = self.host.other_user_of_the_shim();
+        if user != self.other_user {
+            match &user {
+                Some(user) => {
+                    tracing::warn!("{user}: the power is not cut beside it; `beehive doctor --shim-lines` has more")
+                }
+                None => tracing::info!("nobody else uses the SHIM's lines any more"),
+            }
+            self.other_user = user;
+        }
+        self.decide_feed();
     }
 
     fn write_feed(&mut self, now: Instant) {

@@ -86,6 +86,7 @@ impl Agent {
                 power::Action::Store { .. } => {}
                 power::Action::Yield => {
                     // fresh for the hook, which runs when we are gone
+                    self.look_for_another_user();
                     self.write_feed(now);
                     self.doors.let_go();
                 }
@@ -191,6 +192,7 @@ impl Agent {
 
     fn hand_over(&mut self, now: Instant, goal: Goal, strength: Strength) {
         // fresh for the hook, which runs when we are gone
+        self.look_for_another_user();
         self.write_feed(now);
         // our own inhibitor would hold up our own shutdown
         self.doors.let_go();

@@ -13,13 +13,17 @@
 //! 5. BCM4 as an output *with initial value high* in one request, so that it never passes through low by accident; then
 //!    low for 2 s. Whoever is alive after that says that the cut failed and ends; systemd halts the Pi.
 //!
+//! Whom it believes: the folder of flag and feed must be root's, and nobody may write there but root and the folder's group,
+//! which is the daemon's. The flag must be root's own file, so a daemon that somebody took over arms no cut. The feed is the
+//! daemon's word.
+//!
 //! Every decision goes to the kernel's log (so to netconsole and pstore) and to the console: nothing else is left to
 //! write to. The program does not fail: whatever goes wrong is a reason to leave the power on.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant as Stopwatch};
@@ -52,6 +56,22 @@ const SMALL_FILE_MAX: u64 = 4096;
 
 const O_NOCTTY: i32 = rustix::fs::OFlags::NOCTTY.bits() as i32;
 const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+const O_NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+
+/// Others may write.
+const WRITABLE_BY_OTHERS: u32 = 0o002;
+
+/// The group or others may write.
+const WRITABLE_BY_MORE: u32 = 0o022;
+
+/// Whose word a file in the folder is.
+#[derive(Clone, Copy)]
+enum Word {
+    /// Root's: nobody else's file is believed.
+    Root,
+    /// The daemon's: whoever may write in the folder.
+    Daemon,
+}
 
 fn main() {
     let argument = std::env::args().nth(1).unwrap_or_default();
@@ -73,8 +93,8 @@ fn survived() -> String {
 /// Cuts, or says why not. What it answers after a cut is for the machine that the cut did not stop.
 fn run(verb: Verb) -> Result<String, String> {
     let boot_id = read("/proc/sys/kernel/random/boot_id", SMALL_FILE_MAX).unwrap_or_default();
-    let flag = read(FLAG_PATH, SMALL_FILE_MAX);
-    let record = read(FEED_PATH, SMALL_FILE_MAX).and_then(|text| match FeedRecord::parse(&text) {
+    let flag = believed(FLAG_PATH, Word::Root);
+    let record = believed(FEED_PATH, Word::Daemon).and_then(|text| match FeedRecord::parse(&text) {
         Ok(record) => Some(record),
         Err(error) => {
             report(&error);
@@ -217,10 +237,41 @@ fn boottime() -> Instant {
     Instant::from_ms(u64::try_from(ms).unwrap_or_default())
 }
 
+/// The text of a file of the folder, if it is there and whoever wrote it may be believed.
+fn believed(path: &str, word: Word) -> Option<String> {
+    let path = Path::new(path);
+    let refused = |why: &str| {
+        report(&format!("{} is not believed: {why}", path.display()));
+        None
+    };
+    let folder = path.parent()?.symlink_metadata().ok()?;
+    if !folder.is_dir() || folder.uid() != 0 || folder.mode() & WRITABLE_BY_OTHERS != 0 {
+        return refused("its folder is not root's, or everybody may write there");
+    }
+    // a link or a pipe in its place must neither lead elsewhere nor hold us up
+    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return refused(&error.to_string()),
+    };
+    let found = file.metadata().ok()?;
+    if !found.is_file() || found.nlink() != 1 || found.mode() & WRITABLE_BY_MORE != 0 {
+        return refused("it is no file of its own, or others may write it");
+    }
+    match word {
+        Word::Root if found.uid() != 0 => refused("it is not root's"),
+        Word::Root | Word::Daemon => text_of(file, SMALL_FILE_MAX),
+    }
+}
+
 /// The text of a file, at most `max` bytes of it; `None` if it is not there or is not text.
 fn read(path: impl AsRef<Path>, max: u64) -> Option<String> {
+    text_of(File::open(path).ok()?, max)
+}
+
+fn text_of(file: File, max: u64) -> Option<String> {
     let mut text = String::new();
-    let file = File::open(path).ok()?;
     file.take(max).read_to_string(&mut text).ok()?;
     Some(text)
 }

@@ -13,7 +13,7 @@ use super::engine::{self, RawEngine};
 use super::{
     Check, ConfigError, Problem, Raw, RawBroker, RawCluster, RawKeys, RawPins, RawPoeHat, interpret, key_of, syntax,
 };
-use crate::crew::file::{CrewFile, CrewNode, Network};
+use crate::crew::file::{CrewFile, CrewNode, JoinWhen, Network};
 
 /// `crew.toml` as it is written. Each section that `beehive.toml` has too is the same one.
 #[derive(Deserialize)]
@@ -22,6 +22,7 @@ struct RawCrew {
     crew: Option<String>,
     #[serde(default)]
     operators: Vec<String>,
+    join: Option<String>,
     feed: Option<String>,
     leds: Option<String>,
     #[serde(default)]
@@ -66,7 +67,7 @@ struct RawNode {
 }
 
 /// What `crew.toml` alone has at its top; the rest is `beehive.toml`'s.
-const OF_THE_CREW: [&str; 4] = ["crew", "operators", "network", "node"];
+const OF_THE_CREW: [&str; 5] = ["crew", "operators", "join", "network", "node"];
 
 /// What feeds a Pi, as the configuration writes it.
 const FEEDS: [&str; 4] = ["auto", "shim", "poe", "unknown"];
@@ -120,6 +121,7 @@ fn interpret_crew(mut raw: RawCrew, settings: toml::Table, check: &mut Check<'_>
     let nodes = nodes(&raw.node, check);
     let operators = operators(&raw.operators, check);
     let network = network(&raw.network, check);
+    let join = join(raw.join.as_deref(), check);
     only_of_one(&raw, check);
     // what is wrong with the nodes has been said; the rest is checked all the same
     let master = nodes.iter().find(|node| node.role == Role::Master).or(nodes.first()).cloned();
@@ -153,6 +155,7 @@ fn interpret_crew(mut raw: RawCrew, settings: toml::Table, check: &mut Check<'_>
     Some(CrewFile {
         crew: config.crew,
         operators,
+        join,
         nodes,
         network,
         broker: config.broker,
@@ -183,6 +186,18 @@ fn only_of_one(raw: &RawCrew, check: &mut Check<'_>) {
     if raw.cluster.server.is_some() {
         let message = "server in [cluster] stands in a crew file, which has it in another place".to_owned();
         check.problem("conflict", &["cluster", "server"], message, "move it to [network]");
+    }
+}
+
+fn join(given: Option<&str>, check: &mut Check<'_>) -> JoinWhen {
+    match given {
+        None | Some("when-told") => JoinWhen::WhenTold,
+        Some("at-once") => JoinWhen::AtOnce,
+        Some(other) => {
+            let message = format!("join is {other:?}, which is none of its values");
+            check.problem("value", &["join"], message, "write one of \"at-once\", \"when-told\"");
+            JoinWhen::WhenTold
+        }
     }
 }
 

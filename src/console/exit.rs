@@ -27,11 +27,13 @@ pub enum ExitCode {
     PartlyDone = 7,
     /// The broker cannot be reached; nothing was asked.
     Unreachable = 8,
+    /// A card's secret was used a second time, or waits to be; nothing was certified with it.
+    Alarm = 9,
 }
 
 impl ExitCode {
     /// Every code, in the order of the numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -41,6 +43,7 @@ impl ExitCode {
         Self::OutcomeUnknown,
         Self::PartlyDone,
         Self::Unreachable,
+        Self::Alarm,
     ];
 
     /// The number that the shell sees.
@@ -60,6 +63,7 @@ impl ExitCode {
             Self::OutcomeUnknown => "outcome_unknown",
             Self::PartlyDone => "partly_done",
             Self::Unreachable => "broker_unreachable",
+            Self::Alarm => "alarm",
         }
     }
 
@@ -75,6 +79,9 @@ impl ExitCode {
             Self::OutcomeUnknown => "timed out; the outcome is not known",
             Self::PartlyDone => "partly done: done for some nodes, failed for others",
             Self::Unreachable => "the broker cannot be reached",
+            Self::Alarm => {
+                "alarm: the secret of a node's card was used a second time, or waits to be; nothing was certified with it"
+            }
         }
     }
 
@@ -182,7 +189,7 @@ mod tests {
     #[test]
     fn the_numbers_are_the_documented_contract() {
         let numbers: Vec<u8> = ExitCode::ALL.iter().map(|code| code.number()).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         for code in ExitCode::ALL {
             assert!(ExitCode::help().contains(&format!("  {}  {}\n", code.number(), code.meaning())));
         }

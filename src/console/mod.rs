@@ -9,6 +9,7 @@
 //! | [`model`] | the crew as it is heard; pure |
 //! | [`render`] | tables, lines and documents from it; pure |
 //! | [`order`] | what a command asks for; pure |
+//! | `enrolled` | what the crew is told when nodes were enrolled |
 //! | `direct` | what is told to a node without the coordinator |
 //! | [`progress`] | an operation's steps as they are reported |
 //! | [`mod@confirm`] | the name that is typed before something is destroyed |
@@ -20,6 +21,8 @@
 mod access;
 pub mod confirm;
 mod direct;
+#[cfg(feature = "workstation")]
+pub mod enrolled;
 pub mod exit;
 pub mod model;
 pub mod order;
@@ -41,6 +44,8 @@ use tokio::time::Instant;
 use self::confirm::{Consent, OwnTerminal, Terminal, confirm};
 pub use self::exit::ExitCode;
 use self::exit::{Trouble, of_operation};
+#[cfg(feature = "workstation")]
+use self::model::CrewView;
 use self::model::{Applied, OperationView};
 use self::order::Order;
 use self::progress::Reporter;
@@ -128,6 +133,20 @@ fn print(text: &str) -> Result<Reader, Trouble> {
 
 fn print_document(document: &Value) -> Result<Reader, Trouble> {
     print(&format!("{document}\n"))
+}
+
+/// The crew as its broker knows it, within `time`, and when that was on the view's own clock; nothing is asked of anybody.
+#[cfg(feature = "workstation")]
+pub(crate) async fn look(options: &ConsoleOptions, time: Duration) -> Result<(CrewView, u64), Trouble> {
+    let limit = Instant::now() + time;
+    let mut session = Session::open(options, crew_of(options)?)?;
+    let heard = match session.connect(limit).await {
+        Ok(()) => session.collect(limit).await,
+        Err(trouble) => Err(trouble),
+    };
+    let (view, now_ms) = (std::mem::take(&mut session.view), session.now_ms());
+    session.close().await;
+    heard.map(|()| (view, now_ms))
 }
 
 /// Which crew is meant, if its broker may be spoken to.
@@ -475,7 +494,8 @@ impl Console<'_> {
             | ExitCode::Refused
             | ExitCode::OutcomeUnknown
             | ExitCode::PartlyDone
-            | ExitCode::Unreachable => {
+            | ExitCode::Unreachable
+            | ExitCode::Alarm => {
                 let failed = summary.failures.first();
                 let why = failed.map_or(String::new(), |failure| {
                     let reason = render::clean(failure.reason.as_str());

@@ -116,6 +116,9 @@ pub(super) struct Session {
     /// The last head of the coordinator's audit log.
     audit: Option<Kept>,
     alarmed: bool,
+    /// Whether the broker has handed out the manifest that we have.
+    #[cfg(feature = "workstation")]
+    manifest_known: bool,
     /// What a node answered; only where its results are listened to.
     results: VecDeque<CommandResult>,
 }
@@ -173,6 +176,8 @@ impl Session {
             down: Some("no answer yet".to_owned()),
             audit,
             alarmed: false,
+            #[cfg(feature = "workstation")]
+            manifest_known: false,
             results: VecDeque::new(),
         })
     }
@@ -230,6 +235,10 @@ impl Session {
                             self.link.write_in(message.version.unwrap_or(ProtocolVersion::BEFORE));
                             self.see(|kept| kept.state(state.audit));
                         }
+                    }
+                    #[cfg(feature = "workstation")]
+                    if message.topic == Topic::Manifest {
+                        self.manifest_known = message.payload == self.link.trust().keyring.signed_manifest();
                     }
                     let now_ms = self.now_ms();
                     return Heard::Applied(self.view.apply(now_ms, &message));
@@ -384,6 +393,18 @@ impl Session {
     /// Whether the manifest has this node.
     pub(super) fn knows(&self, node: &NodeName) -> bool {
         self.link.trust().keyring.manifest().node(node).is_some()
+    }
+
+    /// Publishes the manifest that this user has.
+    #[cfg(feature = "workstation")]
+    pub(super) fn publish_manifest(&self) {
+        self.link.publish_manifest();
+    }
+
+    /// Whether the broker has handed out the manifest that this user has.
+    #[cfg(feature = "workstation")]
+    pub(super) fn manifest_is_known(&self) -> bool {
+        self.manifest_known
     }
 
     /// Tells a node something without the coordinator.

@@ -15,7 +15,7 @@ use crate::store::Store;
 use auditor::Auditor;
 use beehive_cluster::Instant;
 use beehive_cluster::coordinator::{
-    Action, CERTIFY_MS, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
+    Action, BrokerLink, CERTIFY_MS, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, Secret,
 };
 use beehive_cluster::kube::{KubeError, KubeWork};
 use beehive_mqtt::Signer;
@@ -476,8 +476,12 @@ impl Task {
             LinkEvent::Up { connection } => {
                 tracing::info!(connection, "the coordinator is connected to the broker");
                 self.link.publish_manifest();
+                self.step(Event::Broker(BrokerLink::Up));
             }
-            LinkEvent::Down { reason } => tracing::warn!("the coordinator has no connection to the broker: {reason}"),
+            LinkEvent::Down { reason } => {
+                tracing::warn!("the coordinator has no connection to the broker: {reason}");
+                self.step(Event::Broker(BrokerLink::Down));
+            }
             LinkEvent::Refused { topic, why } => self.refused(&topic, why),
             LinkEvent::Message(message) => self.message(message),
         }

@@ -12,7 +12,7 @@ use super::files::{self, Access};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -87,7 +87,12 @@ pub fn apply(places: &Places) -> Result<Applied, ApplyError> {
         let why = "it names nobody, so that everybody would be shut out".to_owned();
         return Err(ApplyError::Content { path: from.join(file::CLIENTS), why });
     }
-    let (acl, certificate, key) = (read(file::ACL)?, read(file::CERTIFICATE)?, read(file::KEY)?);
+    let (acl, certificate) = (read(file::ACL)?, read(file::CERTIFICATE)?);
+    // a broker whose machine made its key itself has it already, and nobody else has
+    let key = match (from.join(file::KEY).exists(), into.join(file::KEY).exists()) {
+        (false, true) => files::read(&into.join(file::KEY))?,
+        (true, _) | (false, false) => read(file::KEY)?,
+    };
     // the configuration last: with it mosquitto begins to look at the others
     let all = [
         (into.join(file::ACL), Access::Private, &acl),
@@ -97,6 +102,8 @@ pub fn apply(places: &Places) -> Result<Applied, ApplyError> {
         (conf_d.join(file::CONFIG), Access::Public, &config),
     ];
     fs::create_dir_all(into)?;
+    // mosquitto passes through it as its own user, whatever the umask here
+    fs::set_permissions(into, fs::Permissions::from_mode(0o755))?;
     let due = into.join(DUE);
     let old = |path: &Path| files::read(path).ok();
     let changed: Vec<_> = all.iter().filter(|(path, _, text)| old(path).as_ref() != Some(*text)).collect();

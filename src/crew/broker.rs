@@ -97,7 +97,8 @@ impl Part {
                     [(Write, "c/#"), (Write, "d/#"), (Write, "p/#"), (Read, "n/#"), (Read, "q/#"), (Read, "c/#")];
                 [node(name), more.map(|(right, tail)| (right, tail.to_owned())).to_vec()].concat()
             }
-            Self::Operator(user) => asks(user),
+            // the crew's own key signs it, so whoever writes it can only hold it back, and the coordinator then writes its own
+            Self::Operator(user) => [asks(user), vec![(Write, "c/manifest".to_owned())]].concat(),
             Self::Bridge(user) => {
                 let more = vec![
                     (Read, "b/#".to_owned()),
@@ -168,7 +169,7 @@ impl Plan {
              tls_version tlsv1.2\n\
              certfile {dir}/{certificate}\n\
              keyfile {dir}/{key}\n\
-             # The list of those who are let in: each certificate is signed by itself, and who is not here is refused.\n\
+             # The list of those who are let in: certificates of users and tools, and an anchor for each node. All else is refused.\n\
              cafile {dir}/{clients}\n\
              require_certificate true\n\
              use_identity_as_username true\n",
@@ -277,6 +278,7 @@ mod tests {
             (Topic::State("n2".parse().unwrap()), &[]),
             (Topic::Command(n1()), &[&master]),
             (Topic::CoordinatorPresence, &[&master]),
+            (Topic::Manifest, &[&master, &operator]),
             (Topic::CoordinatorState, &[&master]),
             (Topic::Operation(id()), &[&master]),
             (Topic::OperationNode(id(), n1()), &[&master]),

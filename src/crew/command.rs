@@ -51,9 +51,10 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
             folder.write(&site, &[])?;
             let said = format!(
                 "crew {crew}: {} nodes; {} coordinates. {} holds its keys and certificates.\nKeep {} off the Pis, and keep a \
-                 copy of it.\nNext: copy nodes/NODE to /etc/beehive/identity on each Pi, and {} to the broker's machine; run \
-                 there, as root:\n  beehive broker apply broker\n(`beehive broker config {}` makes it for another port, place \
-                 or name, and lets tools in)\n",
+                 copy of it.\nNext: `beehive image prepare` makes the card of each Pi, and `beehive crew enrol` lets them in. Or \
+                 copy nodes/NODE to /etc/beehive/identity on each Pi, and {} to the broker's machine; run there, as root:\n  \
+                 beehive broker apply broker\n(`beehive broker config {}` makes it for another port, place or name, and lets \
+                 tools in)\n",
                 nodes.len(),
                 nodes.first().map_or("nobody", NodeName::as_str),
                 dir.display(),
@@ -77,6 +78,8 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
         CrewCommand::SignRelease { release, of } => {
             return crate::release::command::sign(release, &dir_of(of, options)?);
         }
+        #[cfg(feature = "workstation")]
+        CrewCommand::Enrol(_) => anyhow::bail!("an enrolment speaks to the Pis; the program's main sees to it"),
         CrewCommand::Upgrade(_) => anyhow::bail!("an upgrade speaks to the crew; the program's main sees to it"),
     };
     let dir = dir_of(folder, options)?;
@@ -100,7 +103,7 @@ pub fn crew(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<S
 }
 
 /// The crew's folder: the one that is named, else that of the crew which is meant.
-pub(super) fn dir_of(folder: &CrewFolder, options: &ConsoleOptions) -> anyhow::Result<PathBuf> {
+pub(crate) fn dir_of(folder: &CrewFolder, options: &ConsoleOptions) -> anyhow::Result<PathBuf> {
     if let Some(dir) = &folder.dir {
         return Ok(dir.clone());
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Who may read a file.
@@ -66,6 +66,8 @@ fn put(path: &Path, access: Access, bytes: &[u8], place: impl FnOnce(&Path) -> i
             Ok(()) | Err(_) => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(&beside)?;
+        // what anybody may read is for somebody: the caller's umask (a unit's is 0077) takes that from nobody
+        file.set_permissions(fs::Permissions::from_mode(access.mode()))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         place(&beside).inspect_err(|_| {
@@ -75,7 +77,127 @@ fn put(path: &Path, access: Access, bytes: &[u8], place: impl FnOnce(&Path) -> i
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
-    attempt().map_err(|error| named(path, "write", &error))
+    faults::at(|| attempt().map_err(|error| named(path, "write", &error)))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// As the system gives them, with the path.
+pub fn remove(path: &Path) -> io::Result<()> {
+    faults::at(|| match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, "remove", &error)),
+        Ok(()) | Err(_) => Ok(()),
+    })
+}
+
+/// Removes a folder with what is in it, if it is there.
+///
+/// # Errors
+/// As the system gives them, with the path.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    faults::at(|| match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, "remove", &error)),
+        Ok(()) | Err(_) => Ok(()),
+    })
+}
+
+/// Makes a folder that its owner alone may enter, and those above it.
+///
+/// # Errors
+/// As the system gives them, with the path.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    faults::at(|| {
+        let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+        let made = made.and_then(|()| match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            }
+            made => made,
+        });
+        made.map_err(|error| named(path, "make", &error))
+    })
+}
+
+/// Puts the folder `new` in the place of `old`, which may be there or not; never is there none. What was there is removed.
+///
+/// # Errors
+/// As the system gives them, with the path.
+pub fn replace_folder(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let settled = |path: &Path| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all();
+    faults::at(|| {
+        let filled = fs::read_dir(old).is_ok_and(|mut entries| entries.next().is_some());
+        let placed = if filled {
+            renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).map_err(io::Error::from)
+        } else {
+            // an empty one gives way
+            fs::rename(new, old)
+        };
+        placed.and_then(|()| settled(old)).map_err(|error| named(old, "replace", &error))
+    })?;
+    // after an exchange: what was there
+    remove_folder(new)
+}
+
+/// In tests of the crate a run ends at a file operation of the test's choice, before or after it, as a power cut ends it.
+#[cfg(not(test))]
+mod faults {
+    pub(super) fn at<T>(operation: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+        operation()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::cell::Cell;
+    use std::io;
+
+    /// Which of the two sides of an operation.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Side {
+        Before,
+        After,
+    }
+
+    thread_local! {
+        static LEFT: Cell<Option<(usize, Side)>> = const { Cell::new(None) };
+        static CUT: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// The run on this thread ends at its `nth` operation, counted from 0. What comes after it fails, too.
+    pub(crate) fn cut(nth: usize, side: Side) {
+        CUT.set(false);
+        LEFT.set(Some((nth, side)));
+    }
+
+    /// The power is back. Whether it was cut.
+    pub(crate) fn mend() -> bool {
+        LEFT.set(None);
+        CUT.get()
+    }
+
+    fn gone<T>() -> io::Result<T> {
+        CUT.set(true);
+        Err(io::Error::other("the power was cut"))
+    }
+
+    pub(super) fn at<T>(operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match LEFT.get() {
+            None => operation(),
+            Some((0, Side::Before)) => gone(),
+            Some((0, Side::After)) => {
+                // what came after the first one does not happen
+                LEFT.set(Some((0, Side::Before)));
+                operation().and_then(|_| gone())
+            }
+            Some((left, side)) => {
+                LEFT.set(Some((left - 1, side)));
+                operation()
+            }
+        }
+    }
 }
 
 /// Reads a file, up to [`MAX_BYTES`].

@@ -3,7 +3,9 @@
 //! | place | what |
 //! | --- | --- |
 //! | `ca.key`, `ca.crt` | the authority that signs the broker's certificate; the key stays here |
-//! | `nodes/<name>/`, `operators/<name>/` | `ca.crt`, `tls.crt`, `tls.key` beside the identity's other files |
+//! | `nodes/<name>/`, `operators/<name>/` | `ca.crt`, `tls.crt`, `tls.key` beside the identity's other files; `tls.pub` instead of `tls.key` where the node made its key itself |
+//! | `anchors/<node>/` | `ca.crt`, `ca.key`: what vouches for that node at the broker; the key stays here. `before.crt`: a certificate that was signed by itself and still counts |
+//! | `broker.hosts` | names and addresses of the broker for other programs, one a line |
 //! | `tools/<name>/` | the same for a program that signs nothing |
 //! | `broker/` | what is copied to the broker's machine, for `beehive broker apply` there |
 //!
@@ -12,7 +14,8 @@
 
 use super::broker::{Part, Plan, file};
 use super::files::{self, Access};
-use super::tls::{self, Authority, CertificateError, Identity, Pair, PrivateKey};
+use super::tls::{self, Anchor, Authority, CertificateError, Identity, Pair, PrivateKey};
+use beehive_mqtt::sign::ClientKey;
 use beehive_mqtt::{CrewName, NodeName, UserName};
 use serde::Deserialize;
 use std::fs;
@@ -45,6 +48,16 @@ pub enum FolderError {
         hint: &'static str,
     },
 }
+
+/// The public half of a key that is not here: `tls.pub` of a node, `broker.pub` of the broker.
+const TLS_PUBLIC: &str = "tls.pub";
+const BROKER_PUBLIC: &str = "broker.pub";
+
+/// Names and addresses of the broker for other programs.
+const HOSTS: &str = "broker.hosts";
+
+/// A node's certificate that is signed by itself, of before it had an anchor.
+const BEFORE: &str = "before.crt";
 
 /// Of the manifest only what the broker has to know. Its signature is checked by those who act on it; whoever can change
 /// this folder has the crew's key anyway.
@@ -97,6 +110,39 @@ pub struct Site {
     pub hosts: Vec<String>,
 }
 
+/// Whether somebody gets another certificate although there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renew {
+    Yes,
+    No,
+}
+
+/// The broker's files, without its key.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerFiles {
+    /// `beehive.conf`.
+    pub config: String,
+    /// `beehive.acl`.
+    pub acl: String,
+    /// `clients.crt`.
+    pub clients: String,
+    /// `broker.crt`.
+    pub certificate: String,
+}
+
+/// The public key that a file names, if it is there.
+fn public_key(path: &Path) -> Result<Option<ClientKey>, FolderError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let wrong = |error: beehive_mqtt::sign::HexError| {
+        let why = format!("{} {error}; remove it, and enrol its machine again", path.display());
+        FolderError::File(io::Error::new(io::ErrorKind::InvalidData, why))
+    };
+    files::read(path)?.trim().parse().map(Some).map_err(wrong)
+}
+
 impl Folder {
     /// The folder at `root`.
     pub fn new(root: &Path) -> Self {
@@ -123,6 +169,14 @@ impl Folder {
         let wrong = |error: serde_json::Error| FolderError::Manifest { path: path.clone(), why: error.to_string() };
         let envelope: Envelope = serde_json::from_str(&text).map_err(wrong)?;
         serde_json::from_str(&envelope.body).map_err(wrong)
+    }
+
+    /// The nodes in the manifest: those that have keys.
+    ///
+    /// # Errors
+    /// If the manifest cannot be read.
+    pub fn nodes(&self) -> Result<Vec<NodeName>, FolderError> {
+        Ok(self.manifest()?.nodes.into_iter().map(|node| node.name).collect())
     }
 
     fn tools(&self) -> Result<Vec<UserName>, FolderError> {
@@ -183,29 +237,200 @@ impl Folder {
             let who = part.identity();
             let dir = self.of(&who);
             fs::create_dir_all(&dir)?;
-            let path = dir.join("tls.crt");
-            if renew.contains(&who) || !path.exists() || !dir.join("tls.key").exists() {
-                let Pair { certificate, key } = tls::identity(&who)?;
-                // the key first: a certificate without its key would be taken for complete otherwise
-                files::write(&dir.join("tls.key"), Access::Private, key.expose().as_bytes())?;
-                files::write(&path, Access::Public, certificate.as_bytes())?;
+            match &who {
+                Identity::Node(node) => {
+                    clients.push_str(&self.vouched(node, if renew.contains(&who) { Renew::Yes } else { Renew::No })?)
+                }
+                Identity::User(_) | Identity::Tool(_) => {
+                    let path = dir.join("tls.crt");
+                    if renew.contains(&who) || !path.exists() || !dir.join("tls.key").exists() {
+                        let Pair { certificate, key } = tls::identity(&who)?;
+                        // the key first: a certificate without its key would be taken for complete otherwise
+                        files::write(&dir.join("tls.key"), Access::Private, key.expose().as_bytes())?;
+                        files::write(&path, Access::Public, certificate.as_bytes())?;
+                    }
+                    clients.push_str(&files::read(&path)?);
+                }
             }
             files::write(&dir.join("ca.crt"), Access::Public, certificate.as_bytes())?;
-            clients.push_str(&files::read(&path)?);
         }
         let dir = self.broker();
         fs::create_dir_all(&dir)?;
+        if !site.hosts.is_empty() {
+            files::write(&self.root.join(HOSTS), Access::Public, (site.hosts.join("\n") + "\n").as_bytes())?;
+        }
         let own = dir.join(file::CERTIFICATE);
-        if !site.hosts.is_empty() || !own.exists() || !dir.join(file::KEY).exists() {
-            let Pair { certificate, key } = authority.broker(&site.hosts)?;
-            files::write(&dir.join(file::KEY), Access::Private, key.expose().as_bytes())?;
-            files::write(&own, Access::Public, certificate.as_bytes())?;
+        match public_key(&dir.join(BROKER_PUBLIC))? {
+            // the broker's machine made its key, and nobody else has it
+            Some(key) if !site.hosts.is_empty() || !own.exists() => {
+                files::write(&own, Access::Public, authority.broker_with(&key, &self.hosts()?)?.as_bytes())?;
+            }
+            Some(_) => {}
+            None if !site.hosts.is_empty() || !own.exists() || !dir.join(file::KEY).exists() => {
+                let Pair { certificate, key } = authority.broker(&self.hosts()?)?;
+                files::write(&dir.join(file::KEY), Access::Private, key.expose().as_bytes())?;
+                files::write(&own, Access::Public, certificate.as_bytes())?;
+            }
+            None => {}
         }
         files::write(&dir.join("ca.crt"), Access::Public, certificate.as_bytes())?;
         files::write(&dir.join(file::CLIENTS), Access::Public, clients.as_bytes())?;
         files::write(&dir.join(file::ACL), Access::Public, plan.acl().as_bytes())?;
         files::write(&dir.join(file::CONFIG), Access::Public, plan.config().as_bytes())?;
         Ok(plan)
+    }
+
+    fn anchors(&self, node: &NodeName) -> PathBuf {
+        self.root.join("anchors").join(node.as_str())
+    }
+
+    /// What of the broker's list lets this node in; its certificate is made if there is none.
+    fn vouched(&self, node: &NodeName, renew: Renew) -> Result<String, FolderError> {
+        let (dir, anchors) = (self.of(&Identity::Node(node.clone())), self.anchors(node));
+        let has_leaf = dir.join("tls.crt").exists() && (dir.join("tls.key").exists() || dir.join(TLS_PUBLIC).exists());
+        match (renew, self.anchor(node)?) {
+            // of before there were anchors: signed by itself
+            (Renew::No, None) if has_leaf => return Ok(files::read(&dir.join("tls.crt"))?),
+            (Renew::No, Some(_)) if has_leaf => {}
+            (Renew::No, Some(anchor)) => self.leaf(node, &anchor)?,
+            (Renew::No, None) | (Renew::Yes, _) => {
+                // what is without a certificate is made again, whatever an interruption leaves
+                files::remove(&dir.join("tls.crt"))?;
+                files::remove(&anchors.join(BEFORE))?;
+                let anchor = self.new_anchor(node)?;
+                self.leaf(node, &anchor)?;
+            }
+        }
+        let before = anchors.join(BEFORE);
+        let before = if before.exists() { files::read(&before)? } else { String::new() };
+        Ok(files::read(&anchors.join("ca.crt"))? + &before)
+    }
+
+    fn anchor(&self, node: &NodeName) -> Result<Option<Anchor>, FolderError> {
+        let dir = self.anchors(node);
+        if !dir.join("ca.crt").exists() || !dir.join("ca.key").exists() {
+            return Ok(None);
+        }
+        Ok(Some(Anchor::load(node, &PrivateKey::new(files::read(&dir.join("ca.key"))?))?))
+    }
+
+    fn new_anchor(&self, node: &NodeName) -> Result<Anchor, FolderError> {
+        let dir = self.anchors(node);
+        fs::create_dir_all(&dir)?;
+        files::remove(&dir.join("ca.crt"))?;
+        let (anchor, pair) = Anchor::generate(node)?;
+        files::write(&dir.join("ca.key"), Access::Private, pair.key.expose().as_bytes())?;
+        files::write(&dir.join("ca.crt"), Access::Public, pair.certificate.as_bytes())?;
+        Ok(anchor)
+    }
+
+    /// A certificate under `anchor`: for the node's own key where that is known, else with a new one.
+    fn leaf(&self, node: &NodeName, anchor: &Anchor) -> Result<(), FolderError> {
+        let dir = self.of(&Identity::Node(node.clone()));
+        let certificate = match public_key(&dir.join(TLS_PUBLIC))? {
+            Some(key) => anchor.node_with(&key)?,
+            None => {
+                let Pair { certificate, key } = anchor.node()?;
+                files::write(&dir.join("tls.key"), Access::Private, key.expose().as_bytes())?;
+                certificate
+            }
+        };
+        Ok(files::write(&dir.join("tls.crt"), Access::Public, certificate.as_bytes())?)
+    }
+
+    /// Gives a node an anchor if it has none, so that a key which it makes itself is let in by the broker's list of then. A
+    /// certificate of before goes on being let in until the node has the new one.
+    ///
+    /// # Errors
+    /// If something cannot be read or written.
+    pub fn prepare_anchor(&self, node: &NodeName) -> Result<(), FolderError> {
+        if self.anchor(node)?.is_none() {
+            let (old, dir) = (self.of(&Identity::Node(node.clone())).join("tls.crt"), self.anchors(node));
+            fs::create_dir_all(&dir)?;
+            if old.exists() {
+                files::write(&dir.join(BEFORE), Access::Public, files::read(&old)?.as_bytes())?;
+            }
+            self.new_anchor(node)?;
+        }
+        Ok(())
+    }
+
+    /// The certificate of a node for a key that it made itself. What was here of a key before is removed: the node alone has
+    /// its key from now on.
+    ///
+    /// # Errors
+    /// If something cannot be read or written.
+    pub fn certify_node(&self, node: &NodeName, key: &ClientKey) -> Result<String, FolderError> {
+        self.prepare_anchor(node)?;
+        let dir = self.of(&Identity::Node(node.clone()));
+        let path = dir.join("tls.crt");
+        if public_key(&dir.join(TLS_PUBLIC))?.as_ref() != Some(key) || !path.exists() {
+            fs::create_dir_all(&dir)?;
+            files::remove(&path)?;
+            files::write(&dir.join(TLS_PUBLIC), Access::Public, format!("{key}\n").as_bytes())?;
+            if let Some(anchor) = self.anchor(node)? {
+                self.leaf(node, &anchor)?;
+            }
+        }
+        files::remove(&dir.join("tls.key"))?;
+        files::remove(&self.anchors(node).join(BEFORE))?;
+        Ok(files::read(&path)?)
+    }
+
+    /// The broker's files, for a machine that made the broker's key itself, in the order of [`file`]: configuration, rules,
+    /// list, certificate. A key of before that is here is removed.
+    ///
+    /// # Errors
+    /// If something cannot be read or written.
+    pub fn certify_broker(&self, site: &Site, key: &ClientKey) -> Result<BrokerFiles, FolderError> {
+        let dir = self.broker();
+        fs::create_dir_all(&dir)?;
+        if public_key(&dir.join(BROKER_PUBLIC))?.as_ref() != Some(key) {
+            files::remove(&dir.join(file::CERTIFICATE))?;
+            files::write(&dir.join(BROKER_PUBLIC), Access::Public, format!("{key}\n").as_bytes())?;
+        }
+        files::remove(&dir.join(file::KEY))?;
+        self.write(site, &[])?;
+        let read = |name| files::read(&dir.join(name));
+        Ok(BrokerFiles {
+            config: read(file::CONFIG)?,
+            acl: read(file::ACL)?,
+            clients: read(file::CLIENTS)?,
+            certificate: read(file::CERTIFICATE)?,
+        })
+    }
+
+    /// What the broker's files were made for last.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn site(&self, default: &Path) -> Result<Site, FolderError> {
+        let path = self.broker().join(file::CONFIG);
+        let text = if path.exists() { files::read(&path)? } else { String::new() };
+        let word = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        let dir = word("acl_file").and_then(|path| Path::new(path).parent()).unwrap_or(default).to_owned();
+        let port = word("listener").and_then(|port| port.parse().ok()).unwrap_or(super::broker::PORT);
+        Ok(Site { dir, port, hosts: Vec::new() })
+    }
+
+    /// The certificate of the authority that signs the broker's.
+    ///
+    /// # Errors
+    /// If it cannot be read or made.
+    pub fn authority_certificate(&self, crew: &CrewName) -> Result<String, FolderError> {
+        Ok(self.authority(crew)?.1)
+    }
+
+    /// Names and addresses of the broker for other programs, as they were given last.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn hosts(&self) -> Result<Vec<String>, FolderError> {
+        let path = self.root.join(HOSTS);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(files::read(&path)?.lines().map(str::to_owned).collect())
     }
 
     /// The authority, made where there is none, and its certificate.
@@ -261,7 +486,8 @@ mod tests {
         let plan = folder.write(&site(), &[]).unwrap();
         assert_eq!(plan.parts.len(), 7);
         let certificate = |name: &str| files::read(&dir.path().join(name)).unwrap();
-        let (n0, n1) = (certificate("nodes/n0/tls.crt"), certificate("nodes/n1/tls.crt"));
+        let (n0, n1) = (certificate("anchors/n0/ca.crt"), certificate("anchors/n1/ca.crt"));
+        let leaf = certificate("nodes/n0/tls.crt");
         let clients = certificate("broker/clients.crt");
         assert!(clients.contains(&n0) && clients.contains(&n1));
         assert_eq!(clients.matches("BEGIN CERTIFICATE").count(), 7);
@@ -272,7 +498,8 @@ mod tests {
         let clients = certificate("broker/clients.crt");
         assert_eq!(clients.matches("BEGIN CERTIFICATE").count(), 6);
         assert!(!clients.contains(&n1), "left out");
-        assert!(!clients.contains(&n0) && clients.contains(&certificate("nodes/n0/tls.crt")), "a new one");
+        assert!(!clients.contains(&n0) && clients.contains(&certificate("anchors/n0/ca.crt")), "a new one");
+        assert_ne!(leaf, certificate("nodes/n0/tls.crt"));
         assert!(!certificate("broker/beehive.acl").contains("user n1\n"));
     }
 
@@ -281,10 +508,61 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         manifest(dir.path(), &["n0"]);
         Folder::new(dir.path()).write(&site(), &[]).unwrap();
-        for path in ["ca.key", "nodes/n0/tls.key", "operators/ann/tls.key", "broker/broker.key"] {
+        for path in ["ca.key", "anchors/n0/ca.key", "nodes/n0/tls.key", "operators/ann/tls.key", "broker/broker.key"] {
             let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{path}: {mode:o}");
         }
+    }
+
+    /// A crew of before there were anchors: its nodes' certificates are signed by themselves.
+    #[test]
+    fn a_certificate_of_before_counts_until_its_node_has_another() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path(), &["n0", "n1"]);
+        let folder = Folder::new(dir.path());
+        let node: NodeName = "n1".parse().unwrap();
+        let old = tls::identity(&Identity::Node(node.clone())).unwrap();
+        fs::create_dir_all(dir.path().join("nodes/n1")).unwrap();
+        files::write(&dir.path().join("nodes/n1/tls.key"), Access::Private, old.key.expose().as_bytes()).unwrap();
+        files::write(&dir.path().join("nodes/n1/tls.crt"), Access::Public, old.certificate.as_bytes()).unwrap();
+        let clients = || {
+            folder.write(&site(), &[]).unwrap();
+            files::read(&dir.path().join("broker/clients.crt")).unwrap()
+        };
+        assert!(clients().contains(&old.certificate) && !dir.path().join("anchors/n1").exists());
+        folder.prepare_anchor(&node).unwrap();
+        let anchor = files::read(&dir.path().join("anchors/n1/ca.crt")).unwrap();
+        let list = clients();
+        assert!(list.contains(&old.certificate) && list.contains(&anchor), "both, until it is enrolled");
+        let (_, key) = tls::new_key("n1").unwrap();
+        let first = folder.certify_node(&node, &key).unwrap();
+        assert_eq!(folder.certify_node(&node, &key).unwrap(), first, "the same key, the same certificate");
+        let list = clients();
+        assert!(!list.contains(&old.certificate) && list.contains(&anchor));
+        assert!(!dir.path().join("nodes/n1/tls.key").exists(), "its key is its own");
+        folder.write(&site(), &[Identity::Node(node.clone())]).unwrap();
+        assert!(!dir.path().join("nodes/n1/tls.key").exists());
+        assert_ne!(
+            files::read(&dir.path().join("nodes/n1/tls.crt")).unwrap(),
+            first,
+            "renewed, for the node's own key"
+        );
+        assert!(!clients().contains(&anchor));
+    }
+
+    #[test]
+    fn a_broker_that_made_its_key_itself_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path(), &["n0"]);
+        let folder = Folder::new(dir.path());
+        folder.write(&site(), &[]).unwrap();
+        let (_, key) = tls::new_key("broker").unwrap();
+        let files = folder.certify_broker(&Site { hosts: Vec::new(), ..site() }, &key).unwrap();
+        assert!(!dir.path().join("broker/broker.key").exists());
+        assert_eq!(folder.hosts().unwrap(), ["pi-1.local"], "names that were given once stay");
+        assert_eq!(folder.certify_broker(&Site { hosts: Vec::new(), ..site() }, &key).unwrap(), files);
+        folder.write(&site(), &[]).unwrap();
+        assert!(!dir.path().join("broker/broker.key").exists(), "no key is made for it any more");
     }
 
     #[test]

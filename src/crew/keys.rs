@@ -1,7 +1,7 @@
 //! The crew's keys and its manifest: `beehive crew …`, on the crew's owner's machine.
 //!
-//! The folder has the crew's own key (`crew.key`), which signs the manifest and releases and nothing else and never leaves that
-//! machine; the manifest (`manifest.json`); and a folder of an [`Identity`] for each node and user, to be copied to its
+//! The folder has the crew's own key (`crew.key`), which signs the manifest, releases and the answers to nodes that enrol, and
+//! nothing else, and never leaves that machine; the manifest (`manifest.json`); and a folder of an [`Identity`] for each node and user, to be copied to its
 //! machine. Each change makes a new revision of the manifest and puts it into every folder. A running crew learns of it
 //! when one of its members gets it: on the next start of the coordinator, which publishes it.
 
@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use beehive_mqtt::manifest::{Manifest, ManifestError, NodeEntry, UserEntry, UserRole};
-use beehive_mqtt::sign::PublicKey;
+use beehive_mqtt::sign::{PublicKey, SealKey};
 use beehive_mqtt::{
     CrewName, EncodeError, MAX_NODES, NodeName, ProtocolVersion, Topic, UserName, decode, encode_in, verify,
 };
@@ -216,6 +216,8 @@ impl CrewKeys {
 pub enum Change {
     /// A new node, or new keys for one.
     Node(NodeName),
+    /// A node has made its own keys: these.
+    Enrol(NodeName, PublicKey, SealKey),
     /// A new user, or a new key for one.
     User(UserName, UserRole),
     /// A node or user that is a member no more.
@@ -281,6 +283,14 @@ impl KeyFolder {
         Ok(CrewKeys { key, manifest, nodes: Vec::new(), users: Vec::new() })
     }
 
+    /// The manifest as it is signed, checked with the crew's key.
+    ///
+    /// # Errors
+    /// If there is no crew here, or the manifest is not right.
+    pub fn signed_manifest(&self) -> Result<Vec<u8>, CrewError> {
+        self.load()?.signed()
+    }
+
     /// The manifest, checked with the crew's key.
     ///
     /// # Errors
@@ -289,11 +299,11 @@ impl KeyFolder {
         Ok(self.load()?.manifest)
     }
 
-    /// The crew, and its own key to sign a release with.
+    /// The crew, and its own key to sign a release or the answer to a node's enrolment with.
     ///
     /// # Errors
     /// If there is no crew here, or the manifest is not right.
-    pub fn release_signer(&self) -> Result<(CrewName, SignKey), CrewError> {
+    pub fn signer(&self) -> Result<(CrewName, SignKey), CrewError> {
         let CrewKeys { key, manifest, .. } = self.load()?;
         Ok((manifest.crew, key))
     }
@@ -307,6 +317,20 @@ impl KeyFolder {
         keys.manifest.revision += 1;
         match change {
             Change::Node(node) => keys.put_node(node)?,
+            Change::Enrol(node, sign, seal) => {
+                let Some(entry) = keys.manifest.nodes.iter_mut().find(|entry| entry.name == *node) else {
+                    return Err(CrewError::Asked(format!(
+                        "{node} is no node of this crew; add it first: `beehive crew add-node {node}`"
+                    )));
+                };
+                if (entry.sign, entry.seal) == (*sign, *seal) {
+                    keys.manifest.revision -= 1;
+                    return Ok(keys.manifest);
+                }
+                (entry.sign, entry.seal) = (*sign, *seal);
+                // the ones that were made here are nobody's any more
+                files::remove(&self.0.join("nodes").join(node.as_str()).join(crate::keys::FILE))?;
+            }
             Change::User(user, role) => keys.put_user(user, *role)?,
             Change::Revoke(name) => {
                 if keys.manifest.coordinator.as_str() == name {

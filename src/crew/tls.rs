@@ -3,18 +3,21 @@
 //!
 //! Facts it rests on (mosquitto 2.0.11, tried; see `docs/decisions/12-certificates.md`):
 //! - A certificate that is valid may connect; the access rules only decide what it may read and write. The one list that
-//!   refuses a connection without ever running out is the list of certificates that the broker trusts (`cafile`). So
-//!   each identity's certificate is signed by itself and stands in that list; who is not in it is not let in.
+//!   refuses a connection without ever running out is the list of certificates that the broker trusts (`cafile`). A user's
+//!   or tool's certificate is signed by itself and stands in that list. A node has an [`Anchor`] of its own there, which
+//!   signs that node's certificate and may sign no other name's, so that a node's new key asks for no change of the list. Who
+//!   is in it neither way is not let in.
 //! - A Pi has no clock until it has reached a time server, and the broker runs on a Pi: what begins later than 1970 is
 //!   not valid yet there, and what ends is a day on which the whole crew stops. So certificates are valid from the first
 //!   second of 1970 to the last of 9999 (RFC 5280, 4.1.2.5: no well-defined end).
 //! - The host name of the broker says nothing in a crew whose addresses come and go; the broker's certificate bears
 //!   [`server_name`], and the link asks for that one.
 
+use beehive_mqtt::sign::ClientKey;
 use beehive_mqtt::{CrewName, NodeName, UserName};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SignatureAlgorithm, date_time_ymd,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -92,6 +95,19 @@ pub struct CertificateError {
     why: rcgen::Error,
 }
 
+/// A public key of somebody else's, for its certificate.
+struct Theirs<'a>(&'a ClientKey);
+
+impl PublicKeyData for Theirs<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
 fn failed(whose: &str) -> impl Fn(rcgen::Error) -> CertificateError + '_ {
     move |why| CertificateError { whose: whose.to_owned(), why }
 }
@@ -155,7 +171,20 @@ impl Authority {
     /// # Errors
     /// If one of them is neither an address nor a host's name.
     pub fn broker(&self, also: &[String]) -> Result<Pair, CertificateError> {
-        let whose = "the broker";
+        let key = KeyPair::generate().map_err(failed(BROKER))?;
+        let certificate = self.certify_broker(&key, also)?;
+        Ok(Pair { certificate, key: PrivateKey::new(key.serialize_pem()) })
+    }
+
+    /// The same for a key that the broker's machine made.
+    ///
+    /// # Errors
+    /// As [`Authority::broker`].
+    pub fn broker_with(&self, key: &ClientKey, also: &[String]) -> Result<String, CertificateError> {
+        self.certify_broker(&Theirs(key), also)
+    }
+
+    fn certify_broker(&self, key: &impl PublicKeyData, also: &[String]) -> Result<String, CertificateError> {
         let mut params = named(&server_name(&self.crew));
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -168,12 +197,134 @@ impl Authority {
                 Err(_) => name.as_str().try_into().map(SanType::DnsName),
             })
             .collect::<Result<_, _>>()
-            .map_err(failed(whose))?;
-        let key = KeyPair::generate().map_err(failed(whose))?;
+            .map_err(failed(BROKER))?;
         let issuer = Issuer::new(Self::params(&self.crew), &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(failed(whose))?.pem();
+        Ok(params.signed_by(key, &issuer).map_err(failed(BROKER))?.pem())
+    }
+}
+
+/// Whose certificate could not be made.
+const BROKER: &str = "the broker";
+
+/// The common name of every anchor; a space is in nobody's name at the broker. Whose it is stands beside it.
+const ANCHOR: &str = "beehive anchor";
+
+/// What vouches for one node, and for no other name: the broker trusts it, its key stays in the crew's folder. A node's key is
+/// made on the node, and its certificate is signed here; revoking a node is leaving its anchor out of the broker's list.
+pub struct Anchor {
+    node: NodeName,
+    key: KeyPair,
+}
+
+impl fmt::Debug for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Anchor").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Anchor {
+    /// A new one, and its pair for the crew's folder.
+    ///
+    /// # Errors
+    /// If the system gives no randomness.
+    pub fn generate(node: &NodeName) -> Result<(Self, Pair), CertificateError> {
+        let key = KeyPair::generate().map_err(failed(node.as_str()))?;
+        let certificate = Self::params(node).self_signed(&key).map_err(failed(node.as_str()))?.pem();
+        let pair = Pair { certificate, key: PrivateKey::new(key.serialize_pem()) };
+        Ok((Self { node: node.clone(), key }, pair))
+    }
+
+    /// The one whose key was kept.
+    ///
+    /// # Errors
+    /// If that is no such key.
+    pub fn load(node: &NodeName, key: &PrivateKey) -> Result<Self, CertificateError> {
+        let key = KeyPair::from_pem(key.expose()).map_err(failed(node.as_str()))?;
+        Ok(Self { node: node.clone(), key })
+    }
+
+    fn params(node: &NodeName) -> CertificateParams {
+        let mut params = named(ANCHOR);
+        params.distinguished_name.push(DnType::OrganizationalUnitName, node.as_str());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.custom_extensions = vec![only(node)];
+        params
+    }
+
+    /// The node's certificate, with a new key.
+    ///
+    /// # Errors
+    /// If the system gives no randomness.
+    pub fn node(&self) -> Result<Pair, CertificateError> {
+        let key = KeyPair::generate().map_err(failed(self.node.as_str()))?;
+        let certificate = self.certify(&key)?;
         Ok(Pair { certificate, key: PrivateKey::new(key.serialize_pem()) })
     }
+
+    /// The same for a key that the node made.
+    ///
+    /// # Errors
+    /// If the key cannot be certified.
+    pub fn node_with(&self, key: &ClientKey) -> Result<String, CertificateError> {
+        self.certify(&Theirs(key))
+    }
+
+    fn certify(&self, key: &impl PublicKeyData) -> Result<String, CertificateError> {
+        let mut params = client(self.node.as_str());
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::new(Self::params(&self.node), &self.key);
+        Ok(params.signed_by(key, &issuer).map_err(failed(self.node.as_str()))?.pem())
+    }
+}
+
+/// Name constraints (RFC 5280, 4.2.1.10): whoever had this key could pass for this node and for nobody else. rcgen (0.14.7) writes a
+/// directory's name without its outer sequence, and OpenSSL then refuses the whole certificate, so it is written here.
+fn only(node: &NodeName) -> CustomExtension {
+    // a name has 63 bytes at most, so that every length here fits into one byte
+    let element = |kind: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap_or(u8::MAX);
+        [&[kind, length], content].concat()
+    };
+    let name = element(0x0c, node.as_str().as_bytes());
+    let common_name = element(0x30, &[&[0x06, 3, 0x55, 0x04, 0x03], name.as_slice()].concat());
+    // a set of one, a sequence of one, in the choice 4 (directoryName), as the one permitted subtree
+    let directory = element(0xa4, &element(0x30, &element(0x31, &common_name)));
+    let constraints = element(0x30, &element(0xa0, &element(0x30, &directory)));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], constraints);
+    extension.set_criticality(true);
+    extension
+}
+
+/// A new key for TLS, and its public half.
+///
+/// # Errors
+/// If the system gives no randomness.
+pub fn new_key(whose: &str) -> Result<(PrivateKey, ClientKey), CertificateError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed(whose))?;
+    Ok((PrivateKey::new(key.serialize_pem()), public_of(&key, whose)?))
+}
+
+/// The public half of a key of [`new_key`].
+///
+/// # Errors
+/// If it is no such key.
+pub fn public_half(key: &PrivateKey, whose: &str) -> Result<ClientKey, CertificateError> {
+    public_of(&KeyPair::from_pem(key.expose()).map_err(failed(whose))?, whose)
+}
+
+fn public_of(key: &KeyPair, whose: &str) -> Result<ClientKey, CertificateError> {
+    let bytes = key.der_bytes().try_into().map_err(|_| failed(whose)(rcgen::Error::UnsupportedSignatureAlgorithm))?;
+    Ok(ClientKey(bytes))
+}
+
+/// What the certificate of one who connects says: it can vouch for nobody else.
+fn client(name: &str) -> CertificateParams {
+    let mut params = named(name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
 
 /// A certificate for one who connects, with a new key, signed by itself. It can vouch for nobody else: it is no
@@ -183,10 +334,7 @@ impl Authority {
 /// If the system gives no randomness.
 pub fn identity(who: &Identity) -> Result<Pair, CertificateError> {
     let name = who.common_name();
-    let mut params = named(&name);
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let params = client(&name);
     let key = KeyPair::generate().map_err(failed(&name))?;
     let certificate = params.self_signed(&key).map_err(failed(&name))?.pem();
     Ok(Pair { certificate, key: PrivateKey::new(key.serialize_pem()) })

@@ -7,6 +7,7 @@ use beehive_mqtt::node::Role;
 use serde_json::{Value, json};
 
 use super::fix::{self, Change, Hands, Mode, Outcome, RealHands, Reboot};
+use super::lines;
 use super::{API_PORT, Finding, Machine, Patient, Probes, RealProbes, Remote, Severity, Subject, Wanted, examine};
 use crate::cli::{DEFAULT_CONFIG, DoctorArgs};
 use crate::config::Config;
@@ -41,6 +42,9 @@ pub struct Report {
 /// # Errors
 /// If it is not clear what this Pi is meant to be, or root is needed.
 pub fn run(args: &DoctorArgs) -> Result<Report, Trouble> {
+    if args.shim_lines {
+        return Ok(shim_lines(&Machine::here()));
+    }
     let config = configuration(args.config.as_deref())?;
     let (subject, assumed) = subject(args, config.as_ref())?;
     let work = match (args.fix, args.dry_run) {
@@ -57,6 +61,22 @@ pub fn run(args: &DoctorArgs) -> Result<Report, Trouble> {
         ));
     }
     Ok(report(&Machine::here(), &RealProbes, &RealHands, &subject, assumed, work))
+}
+
+/// Who else uses the SHIM's lines. The packages ask it when they are installed.
+fn shim_lines(machine: &Machine) -> Report {
+    let users = lines::other_users(machine);
+    let code = if users.is_empty() { ExitCode::Done } else { ExitCode::Refused };
+    let text = match users.as_slice() {
+        [] => "nobody else is configured to use BCM4 or BCM17\n".to_owned(),
+        users => users.iter().fold(String::new(), |mut text, user| {
+            let _ = writeln!(text, "WARNING: {user}\n  beehive does not cut the power beside it. {}", user.remedy);
+            text
+        }),
+    };
+    let users = users.iter().map(|user| json!({ "line": user.line, "user": user.who, "remedy": user.remedy }));
+    let document = json!({ "format": 1, "shim_lines": users.collect::<Vec<_>>(), "result": code.word() });
+    Report { text, document, code }
 }
 
 /// The configuration that is named, or the usual one where it is there.
@@ -299,6 +319,17 @@ mod tests {
         let ready = told(&Tree::debian(), Wanted::K3s, Work::Look);
         assert_eq!((ready.code, &ready.document["restart_needed"]), (ExitCode::Done, &json!(false)));
         assert!(ready.text.ends_with("errors: 0, warnings: 1, notes: 4\n"), "{}", ready.text);
+    }
+
+    #[test]
+    fn other_users_of_the_shims_lines_refuse_and_are_named() {
+        let nobody = shim_lines(&Tree::bookworm().machine());
+        assert_eq!((nobody.code, &nobody.document["shim_lines"]), (ExitCode::Done, &json!([])));
+        let tree = Tree::bookworm();
+        tree.put("boot/firmware/config.txt", "dtoverlay=w1-gpio\n");
+        let somebody = shim_lines(&tree.machine());
+        assert_eq!((somebody.code, &somebody.document["shim_lines"][0]["line"]), (ExitCode::Refused, &json!(4)));
+        assert!(somebody.text.starts_with("WARNING: BCM4 has another user: /boot/firmware/config.txt, line 1"));
     }
 
     #[test]

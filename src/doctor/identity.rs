@@ -17,6 +17,7 @@ const BUILD_YEAR_UNIX_SECONDS: u64 = 1_767_225_600;
 /// All checks of this module.
 pub fn check(patient: &Patient<'_>) -> Vec<Finding> {
     let mut findings = machine_id(patient.machine).into_iter().collect::<Vec<_>>();
+    findings.extend(copied_card(patient.machine));
     findings.extend(host_name(patient));
     findings.extend(hosts(patient));
     findings.extend(name_servers(patient));
@@ -53,6 +54,23 @@ fn machine_id(machine: &Machine) -> Option<Finding> {
         }
     };
     Some(Finding::new(Severity::Error, Id::MachineId, evidence, remedy))
+}
+
+/// `beehive-card.service` has made machine-id and host keys anew by then; what is left is somebody's decision.
+fn copied_card(machine: &Machine) -> Option<Finding> {
+    let text = machine.text(crate::enrol::machine::RECORD)?;
+    let record = toml::from_str::<crate::enrol::machine::Record>(&text).ok()?;
+    let before = record.copied_from?;
+    Some(Finding::new(
+        Severity::Error,
+        Id::CopiedCard,
+        format!(
+            "this card was first used in the Pi {before}, and is in the Pi {} now; that node's keys are set aside",
+            record.serial
+        ),
+        "if it is a copy, prepare a card of its own for this Pi (beehive image prepare); if it was moved on purpose and the other \
+         Pi is out of use: beehive enrol --keep-keys",
+    ))
 }
 
 /// Whether a name can be a Node's: RFC 1123, as Kubernetes wants it.
@@ -252,6 +270,16 @@ mod tests {
 
     fn node() -> Subject {
         Subject::new(Role::Node, Wanted::K3s, "v1.31.4+k3s1")
+    }
+
+    #[test]
+    fn a_copied_card_is_an_error_until_somebody_decides() {
+        let tree = Tree::debian();
+        tree.put("etc/beehive/machine.toml", "serial = \"b\"\n");
+        assert_eq!(of(&tree, &node(), Id::CopiedCard), []);
+        tree.put("etc/beehive/machine.toml", "serial = \"b\"\ncopied_from = \"a\"\n");
+        let finding = one(of(&tree, &node(), Id::CopiedCard));
+        assert!(finding.evidence.contains("the Pi a") && finding.remedy.contains("--keep-keys"), "{finding:?}");
     }
 
     #[test]

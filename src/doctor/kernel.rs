@@ -41,18 +41,27 @@ pub fn check(patient: &Patient<'_>) -> Vec<Finding> {
 
 /// The file with the kernel's command line that the firmware reads; none where there is no such file, as on a PC.
 pub fn boot_file(machine: &Machine) -> Option<&'static str> {
-    const NEW: &str = "boot/firmware/cmdline.txt";
-    const OLD: &str = "boot/cmdline.txt";
+    match firmware_file(machine, "cmdline.txt") {
+        Some(file) if file.starts_with("boot/firmware/") => Some("boot/firmware/cmdline.txt"),
+        Some(_) => Some("boot/cmdline.txt"),
+        None => None,
+    }
+}
+
+/// Which file of that name the firmware reads; none where there is none.
+pub fn firmware_file(machine: &Machine, name: &str) -> Option<String> {
+    let new = format!("boot/firmware/{name}");
+    let old = format!("boot/{name}");
     let real = |path: &str| machine.text(path).is_some_and(|text| !text.contains(MOVED));
-    match (real(NEW), real(OLD)) {
-        (true, false) => Some(NEW),
-        (false, true) => Some(OLD),
+    match (real(&new), real(&old)) {
+        (true, false) => Some(new),
+        (false, true) => Some(old),
         (false, false) => None,
         // an upgraded system may have both: the firmware's own partition tells
         (true, true) => {
             let mounts = machine.text("proc/mounts").unwrap_or_default();
             let mounted = |point: &str| mounts.lines().any(|line| line.split(' ').nth(1) == Some(point));
-            if mounted("/boot") && !mounted("/boot/firmware") { Some(OLD) } else { Some(NEW) }
+            if mounted("/boot") && !mounted("/boot/firmware") { Some(old) } else { Some(new) }
         }
     }
 }

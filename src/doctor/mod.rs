@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`kernel`] | memory cgroup, kernel command line, modules, sysctls, swap, iptables, firewall |
 //! | [`identity`] | machine-id, host name, hosts, name servers, clock |
+//! | [`lines`] | other users of the SHIM's lines |
 //! | [`capacity`] | memory, disks, write latency, supply, processor against engine version |
 //! | [`network`] | ports in use, API server, registry |
 //! | [`residue`] | what an earlier cluster left, the programs that an engine needs |
@@ -18,6 +19,7 @@ pub mod command;
 pub mod fix;
 pub mod identity;
 pub mod kernel;
+pub mod lines;
 pub mod machine;
 pub mod network;
 pub mod probes;
@@ -81,6 +83,8 @@ pub enum Id {
     Firewall,
     /// The machine-id is missing or no machine's own.
     MachineId,
+    /// The card was first used in another Pi.
+    CopiedCard,
     /// The host's name.
     HostName,
     /// `/etc/hosts`.
@@ -115,13 +119,15 @@ pub enum Id {
     Residue,
     /// A program that the engine needs is missing.
     Program,
+    /// One of the SHIM's lines has another user.
+    ShimLine,
     /// Something could not be checked.
     Unchecked,
 }
 
 impl Id {
     /// Every id, in the order in which findings are told.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::MemoryCgroup,
         Self::CmdlineLines,
         Self::CgroupV1,
@@ -132,6 +138,7 @@ impl Id {
         Self::Iptables,
         Self::Firewall,
         Self::MachineId,
+        Self::CopiedCard,
         Self::HostName,
         Self::Hosts,
         Self::NameServers,
@@ -149,6 +156,7 @@ impl Id {
         Self::Registry,
         Self::Residue,
         Self::Program,
+        Self::ShimLine,
         Self::Unchecked,
     ];
 
@@ -165,6 +173,7 @@ impl Id {
             Self::Iptables => "iptables",
             Self::Firewall => "firewall",
             Self::MachineId => "machine-id",
+            Self::CopiedCard => "copied-card",
             Self::HostName => "host-name",
             Self::Hosts => "hosts",
             Self::NameServers => "name-servers",
@@ -182,6 +191,7 @@ impl Id {
             Self::Registry => "registry",
             Self::Residue => "residue",
             Self::Program => "program",
+            Self::ShimLine => "shim-line",
             Self::Unchecked => "unchecked",
         }
     }
@@ -391,8 +401,8 @@ impl Patient<'_> {
 
 /// Looks at everything. Findings come worst first, and then in the order of [`Id`].
 pub fn examine(patient: &Patient<'_>) -> Vec<Finding> {
-    let checks: [fn(&Patient<'_>) -> Vec<Finding>; 5] =
-        [kernel::check, identity::check, capacity::check, network::check, residue::check];
+    let checks: [fn(&Patient<'_>) -> Vec<Finding>; 6] =
+        [kernel::check, identity::check, capacity::check, network::check, residue::check, lines::check];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(patient)).collect();
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
     findings

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::tool::{Ran, ToolCall, ToolError, Tools};
 use crate::config::{Config, EngineSettings};
-use crate::doctor::{self, Finding, Refusal, Remote, Subject, Wanted};
+use crate::doctor::{self, Finding, Refusal, Remote, Severity, Subject, Wanted};
 use crate::store::{Disk, RealDisk, Store, StoreError};
 
 /// Where the engines keep what has to survive: root's own.
@@ -124,6 +124,30 @@ impl Preflight for ThisPi {
     fn look(&self, subject: &Subject) -> Result<Vec<Finding>, Refusal> {
         doctor::before_join(subject)
     }
+}
+
+/// How often the clock is looked at, and how often at most: a time server answers within seconds of the network's coming up; a
+/// minute and a half is not held against a Pi that has just booted. The coordinator waits longer for a join.
+const CLOCK_AGAIN: Duration = Duration::from_secs(3);
+const CLOCK_LOOKS: u32 = 30;
+
+/// Looks until nothing is wrong but what a time server does not mend: a Pi that was just switched on has no time yet, and whoever
+/// tells it to join should not have to know that. Everything else is refused at once.
+async fn once_the_clock_is_set<L, E>(mut look: impl FnMut() -> L) -> Result<Result<Vec<Finding>, Refusal>, E>
+where
+    L: Future<Output = Result<Result<Vec<Finding>, Refusal>, E>>,
+{
+    let of_clock = |finding: &Finding| match finding.severity {
+        Severity::Error => finding.id == doctor::Id::ClockWrong || finding.id == doctor::Id::ClockUnsynchronised,
+        Severity::Note | Severity::Warning => true,
+    };
+    for _ in 1..CLOCK_LOOKS {
+        match look().await {
+            Ok(Err(refusal)) if refusal.findings.iter().all(of_clock) => tokio::time::sleep(CLOCK_AGAIN).await,
+            looked => return looked,
+        }
+    }
+    look().await
 }
 
 /// For a folder that stands in for a machine: there is nothing to look at.
@@ -545,9 +569,12 @@ impl Site {
         subject.node = Some(self.node.to_string());
         subject.state_dir.clone_from(&self.state_dir);
         subject.server = server.and_then(|server| Remote::parse(server, doctor::API_PORT).ok());
-        let preflight = Arc::clone(&self.preflight);
-        let looked = tokio::task::spawn_blocking(move || preflight.look(&subject)).await;
-        match looked {
+        let (preflight, subject) = (Arc::clone(&self.preflight), Arc::new(subject));
+        let looked = once_the_clock_is_set(move || {
+            let (preflight, subject) = (Arc::clone(&preflight), Arc::clone(&subject));
+            tokio::task::spawn_blocking(move || preflight.look(&subject))
+        });
+        match looked.await {
             Ok(Ok(findings)) => Ok(doctor::warnings(&findings)),
             Ok(Err(refusal)) => Err(Failure::new(refusal.code, refusal.reason)),
             Err(error) => Err(Failure::new("preflight", format!("the look at this Pi did not end: {error}"))),
@@ -806,6 +833,30 @@ mod tests {
 
     fn files(dir: &Path) -> Files {
         Files { root: dir.to_owned(), gate: Arc::new(OpenGate), busy: Mutex::new(()) }
+    }
+
+    fn refusal(ids: &[doctor::Id]) -> Result<Vec<Finding>, Refusal> {
+        let findings = ids.iter().map(|id| Finding::new(Severity::Error, *id, "evidence", "remedy")).collect();
+        Err(Refusal { code: "preflight", reason: "the first one".to_owned(), findings })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_is_waited_for_and_nothing_else_is() {
+        use doctor::Id::{ClockUnsynchronised, ClockWrong, MachineId};
+        let run = async |script: &[&[doctor::Id]]| {
+            let (mut looks, begun) = (0, tokio::time::Instant::now());
+            let looked = once_the_clock_is_set(|| {
+                looks += 1;
+                std::future::ready(Ok::<_, ()>(script.get(looks - 1).map_or(Ok(Vec::new()), |ids| refusal(ids))))
+            });
+            let found = looked.await.unwrap().is_ok();
+            (found, begun.elapsed().as_secs() / CLOCK_AGAIN.as_secs())
+        };
+        assert_eq!(run(&[]).await, (true, 0));
+        assert_eq!(run(&[&[ClockWrong], &[ClockUnsynchronised]]).await, (true, 2));
+        assert_eq!(run(&[&[ClockWrong, MachineId]]).await, (false, 0), "a time server mends one of the two");
+        let never = vec![&[ClockWrong][..]; 100];
+        assert_eq!(run(&never).await, (false, u64::from(CLOCK_LOOKS - 1)), "bounded");
     }
 
     #[test]

@@ -13,6 +13,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use beehive_board::led::{Light, Pattern};
 
@@ -28,6 +30,13 @@ pub const RECORD: &str = "leds";
 
 /// The kernel's trigger that blinks without a process (ledtrig-timer).
 const TIMER: &str = "timer";
+
+/// How long the files of a trigger that was just set are waited for: udev gives them to the daemon's group, a moment after
+/// the kernel has made them.
+const TRIGGER_TIME: Duration = Duration::from_secs(1);
+
+/// How often they are tried meanwhile.
+const TRIGGER_AGAIN: Duration = Duration::from_millis(10);
 
 /// The LEDs that were found.
 #[derive(Debug)]
@@ -226,9 +235,22 @@ impl SysfsLed {
         }
         fs::write(&trigger, TIMER)?;
         for (file, stretch) in ["delay_on", "delay_off"].into_iter().zip(pattern.stretches()) {
-            fs::write(self.folder.join(file), stretch.ms.to_string())?;
+            write_when_given(&self.folder.join(file), &stretch.ms.to_string())?;
         }
         Ok(())
+    }
+}
+
+/// Writes to a file that udev may not have given to us yet.
+fn write_when_given(path: &Path, text: &str) -> io::Result<()> {
+    let until = Instant::now() + TRIGGER_TIME;
+    loop {
+        match fs::write(path, text) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && Instant::now() < until => {
+                thread::sleep(TRIGGER_AGAIN);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

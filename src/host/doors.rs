@@ -46,6 +46,9 @@ const ASK: &[u8] = b"drain\n";
 /// What it is answered.
 const ANSWER: &[u8] = b"done\n";
 
+/// The most of an answer that is read: root asks a daemon that is not root.
+const MAX_ANSWER: u64 = 64;
+
 /// A fixed path: what is run must not depend on an environment.
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 
@@ -300,7 +303,7 @@ fn ask(socket: &PathBuf, limit_ms: u32) -> Drained {
     let talk = stream
         .set_read_timeout(limit)
         .and_then(|()| stream.write_all(ASK))
-        .and_then(|()| stream.read_to_end(&mut answer).map(|_| ()));
+        .and_then(|()| (&stream).take(MAX_ANSWER).read_to_end(&mut answer).map(|_| ()));
     match talk {
         Ok(()) if answer == ANSWER => Drained::Done,
         Ok(()) => Drained::Alone { reason: "the daemon ended before the node was drained".to_owned() },

@@ -5,13 +5,15 @@
 //! - A forced one starts `poweroff.target` or `reboot.target` with `replace-irreversibly`, which is what logind does in the
 //!   end, but by `systemctl` over systemd's own socket: neither logind nor the bus needs to live, and no inhibitor is
 //!   asked. Services are stopped and file systems unmounted all the same, and the unit that arms the power cut is part of
-//!   the transaction.
+//!   the transaction. That socket is root's: the daemon's user leaves a file that `beehive-force.path` waits for, and the
+//!   unit behind it, which is root's, takes the file away and does the same.
 //! - The model is what the firmware put into the device tree, ending in a NUL.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use beehive_board::cut::{FEED_PATH, FeedRecord};
 use beehive_board::power::Goal;
@@ -23,11 +25,20 @@ use sd_notify::NotifyState;
 
 use super::{Host, HostError, Notice, Strength};
 use crate::clock::Clock;
+use crate::doctor::Machine;
+use crate::doctor::lines::{OtherUser, other_users};
 use crate::hal::throttled::Throttled;
 use crate::kube::sha256;
 
 /// A fixed path: what is run must not depend on an environment.
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
+
+/// How long the file of a forced request may lie until it counts as not taken: systemd starts one small unit for it, on a
+/// machine that may be busy enough for its logind not to answer.
+const FORCE_TIME: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether the file was taken.
+const FORCE_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The most of `systemctl`'s complaint that goes into an error.
 const MAX_COMPLAINT_CHARS: usize = 200;
@@ -41,6 +52,7 @@ pub struct LinuxHost {
     feed_path: PathBuf,
     temperature_path: Option<PathBuf>,
     throttled: Throttled,
+    files: Machine,
 }
 
 impl LinuxHost {
@@ -73,6 +85,7 @@ impl LinuxHost {
             feed_path: run_dir.join(name),
             temperature_path: temperature_path(root),
             throttled: Throttled::below(root),
+            files: Machine::below(root),
         })
     }
 }
@@ -86,7 +99,7 @@ fn machine(root: &Path) -> Option<MachineMark> {
     is_one.then(|| sha256(format!("beehive machine {id}").as_bytes())?.get(..16)?.parse().ok()).flatten()
 }
 
-fn model(root: &Path) -> String {
+pub(crate) fn model(root: &Path) -> String {
     let text = fs::read(root.join("proc/device-tree/model")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     match text.trim_matches(['\0', '\n', ' ']) {
@@ -108,6 +121,39 @@ fn temperature_path(root: &Path) -> Option<PathBuf> {
         kind.contains("cpu") || kind.contains("bcm2835")
     };
     zones.iter().find(of_processor).or(zones.first()).map(|zone| zone.join("temp"))
+}
+
+/// What `beehive-force.path` waits for, in the folder of `/run`.
+fn force_file(goal: Goal) -> &'static str {
+    match goal {
+        Goal::Reboot => "force-reboot",
+        Goal::PowerOff => "force-poweroff",
+    }
+}
+
+/// Leaves the file of a forced request, and waits until it was taken.
+async fn ask_force_unit(goal: Goal, path: PathBuf) -> Result<(), HostError> {
+    let failed = |reason: String| HostError {
+        code: "force",
+        reason: format!(
+            "{} could not be forced: {reason}; is beehive-force.path active (systemctl status beehive-force.path)?",
+            target(goal)
+        ),
+    };
+    fs::write(&path, "").map_err(|error| failed(format!("cannot write {}: {error}", path.display())))?;
+    let taken = async {
+        while path.symlink_metadata().is_ok() {
+            tokio::time::sleep(FORCE_LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(FORCE_TIME, taken).await {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            // taken later, it would stop a Pi that somebody has decided otherwise about
+            let _ = fs::remove_file(&path);
+            Err(failed(format!("nobody took {} within {} s", path.display(), FORCE_TIME.as_secs())))
+        }
+    }
 }
 
 fn target(goal: Goal) -> &'static str {
@@ -179,7 +225,8 @@ impl Host for LinuxHost {
     fn hand_over(&self, goal: Goal, strength: Strength) -> BoxFuture<'static, Result<(), HostError>> {
         match strength {
             Strength::Polite => ask_logind(goal).boxed(),
-            Strength::Forced => ask_systemd(goal).boxed(),
+            Strength::Forced if rustix::process::geteuid().is_root() => ask_systemd(goal).boxed(),
+            Strength::Forced => ask_force_unit(goal, self.feed_path.with_file_name(force_file(goal))).boxed(),
         }
     }
 
@@ -205,6 +252,10 @@ impl Host for LinuxHost {
                 self.feed_path.display()
             ),
         })
+    }
+
+    fn other_user_of_the_shim(&self) -> Option<String> {
+        other_users(&self.files).first().map(OtherUser::to_string)
     }
 
     fn processor_millicelsius(&self) -> Option<i32> {
@@ -296,6 +347,42 @@ mod tests {
         let error = LinuxHost::below(root.path(), root.path()).unwrap_err();
         assert_eq!(error.code, "file");
         assert!(error.reason.contains("boot_id") && error.reason.contains("empty"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_forced_request_of_a_user_is_taken_by_the_unit_or_taken_back() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(force_file(Goal::PowerOff));
+        let asked = tokio::spawn(ask_force_unit(Goal::PowerOff, path.clone()));
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+        fs::remove_file(&path).unwrap();
+        asked.await.unwrap().unwrap();
+
+        tokio::time::pause();
+        let error = ask_force_unit(Goal::PowerOff, path.clone()).await.unwrap_err();
+        assert!(error.code == "force" && error.reason.contains("beehive-force.path"), "{error}");
+        assert!(!path.exists(), "it would be taken later");
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert_eq!(ask_force_unit(Goal::PowerOff, path).await.unwrap_err().code, "force");
+
+        // the shipped unit waits for these names, in the folder that the daemon has by default
+        let unit = include_str!("../../hardware/rootfs/usr/lib/systemd/system/beehive-force.path");
+        for goal in [Goal::PowerOff, Goal::Reboot] {
+            assert!(unit.contains(&format!("PathExists=/run/beehive/{}\n", force_file(goal))), "{unit}");
+        }
+    }
+
+    #[test]
+    fn another_user_of_the_shims_lines_is_seen() {
+        let root = machine(&[]);
+        let host = host(&root);
+        assert_eq!(host.other_user_of_the_shim(), None);
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/cleanshutd"), "").unwrap();
+        let user = host.other_user_of_the_shim().unwrap();
+        assert_eq!(user, "BCM17 has another user: clean-shutdown (/usr/bin/cleanshutd)");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub enum Notice<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct HostError {
-    /// A stable word: `logind`, `systemctl`, `file`, `closed`.
+    /// A stable word: `logind`, `systemctl`, `force`, `file`, `closed`.
     pub code: &'static str,
     /// A sentence: what happened, why, what to do.
     pub reason: String,
@@ -84,6 +84,11 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// If it cannot be written; the hook then finds an old one, or none, and cuts nothing in time.
     fn write_feed(&self, record: &FeedRecord) -> Result<(), HostError>;
+
+    /// Who else uses one of the SHIM's lines, by what is configured on this machine; `None` if nobody does.
+    fn other_user_of_the_shim(&self) -> Option<String> {
+        None
+    }
 
     /// The processor's temperature in thousandths of a degree Celsius, where there is a sensor.
     fn processor_millicelsius(&self) -> Option<i32>;

@@ -6,14 +6,17 @@ use beehive_mqtt::NodeName;
 use clap::{Args, Subcommand};
 
 use super::card::Login;
+use crate::cli::CrewFolder;
 
 /// `beehive image …`.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Makes the image of one node's card from a stock image, without root and without mounting it
     ///
-    /// Known are Raspberry Pi OS (bullseye to trixie, 32 and 64 bit), Debian's images for the Pi, and HypriotOS, unpacked.
+    /// Known are Raspberry Pi OS (bullseye to trixie, 32 and 64 bit), Debian's images for the Pi, HypriotOS, and our own, unpacked.
     /// Only the boot partition is changed, and what was changed is listed. A second run with the same card changes nothing.
+    /// Configuration and a single-use secret come from the crew's folder (--dir, else that of --crew, else the default's), unless
+    /// --config or --keys says otherwise; with the secret `beehive crew enrol` then lets the Pi in.
     Prepare(PrepareArgs),
     /// Writes an image to a card, and reads it back
     ///
@@ -45,10 +48,10 @@ pub struct PrepareArgs {
     /// A file with SSH public keys; may be repeated
     #[arg(long = "ssh-key", value_name = "FILE")]
     pub ssh_keys: Vec<PathBuf>,
-    /// The node's beehive.toml
+    /// The node's beehive.toml, instead of what the crew's folder says
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The node's key folder, as `beehive crew init` made it (nodes/NODE); its files go onto the card
+    /// The node's key folder, as `beehive crew init` made it (nodes/NODE); its files go onto the card, instead of a secret
     #[arg(long, value_name = "FOLDER")]
     pub keys: Option<PathBuf>,
     /// The Debian package of beehive for this Pi's architecture
@@ -63,6 +66,16 @@ pub struct PrepareArgs {
     /// This Pi has no OnOff SHIM: BCM4 and BCM17 are left alone
     #[arg(long)]
     pub without_shim: bool,
+    /// Make another secret although the node is enrolled, or its card has one: the node's present keys count no more as soon as
+    /// the new card is enrolled
+    #[arg(long, conflicts_with_all = ["config", "keys"])]
+    pub renew: bool,
+    /// Where the Pi listens until it is enrolled
+    #[arg(long, value_name = "PORT", default_value_t = crate::enrol::PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub enrol_port: u16,
+    /// The crew's folder.
+    #[command(flatten)]
+    pub of: CrewFolder,
 }
 
 /// `beehive image flash`.

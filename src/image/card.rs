@@ -8,13 +8,16 @@ use std::str::FromStr;
 
 use beehive_board::cut::Feed;
 use beehive_mqtt::NodeName;
+use beehive_mqtt::sign::PublicKey;
 use zeroize::Zeroizing;
 
 use super::config_txt::{POWEROFF_OVERLAY, SAFE_LEVELS, takes_a_shim_line};
+use super::kind::Kind;
 use super::{refused, unreadable, usage};
 use crate::config::Config;
 use crate::console::exit::Trouble;
 use crate::crew::files;
+use crate::enrol::card::CardSecret;
 use crate::keys::Identity;
 
 /// Where the node's keys lie unless its configuration says otherwise.
@@ -110,16 +113,33 @@ impl fmt::Debug for SecretFile {
 }
 
 /// What makes the node a member of its crew.
-///
-/// A single-use secret, with which a node has keys of its own making certified once, is meant to be another variant here.
-/// There is no such enrolment yet: today the only way is the node's keys themselves, and they stay on the card's flash
-/// after they were removed from the file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// Nothing: the keys come to the node by another way.
     None,
-    /// The node's own keys, as `beehive crew init` made them.
+    /// The node's own keys, as `beehive crew init` made them. They stay on the card's flash after they were removed from the file
+    /// system.
     NodeKeys(Vec<SecretFile>),
+    /// A single-use secret, with which the node has keys of its own certified. It stays on the flash too, and is of no use then.
+    Enrolment(Enrolment),
+}
+
+/// The file of a card's enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// Its text.
+    pub file: SecretFile,
+    /// The card's public key: another one is another card.
+    pub card: PublicKey,
+}
+
+/// What a crew's folder says of a node.
+#[derive(Debug)]
+pub struct OfCrew {
+    /// Its configuration.
+    pub config: String,
+    /// Its card's secret.
+    pub secret: CardSecret,
 }
 
 /// Whether the SHIM is on this Pi.
@@ -175,6 +195,8 @@ pub struct Sources<'a> {
     pub shim: Shim,
     /// What cuts the power.
     pub cut: Cut,
+    /// What the crew's folder says, where neither configuration nor keys are named.
+    pub of_crew: Option<&'a OfCrew>,
 }
 
 /// What cuts the power of a Pi that the SHIM feeds.
@@ -192,10 +214,13 @@ impl Card {
     /// # Errors
     /// Says which file is wrong.
     pub fn read(sources: &Sources<'_>) -> Result<Self, Trouble> {
-        let Sources { node, login, ssh_keys, config, keys, package, overlays, shim, cut } = sources;
-        let (text, parsed) = match config {
-            None => (None, None),
-            Some(path) => {
+        let Sources { node, login, ssh_keys, config, keys, package, overlays, shim, cut, of_crew } = sources;
+        let (text, parsed) = match (config, of_crew) {
+            (None, None) => (None, None),
+            (None, Some(OfCrew { config, .. })) => {
+                (Some(config.clone()), Some(parsed(config, "the crew's configuration of it", node)?))
+            }
+            (Some(path), _) => {
                 let (text, parsed) = configuration(path, node)?;
                 (Some(text), Some(parsed))
             }
@@ -204,9 +229,16 @@ impl Card {
             None => KEYS_DIR.to_owned(),
             Some(config) => plain_path(&config.keys.dir)?,
         };
-        let credentials = match keys {
-            None => Credentials::None,
-            Some(dir) => Credentials::NodeKeys(secrets(dir, node, parsed.as_ref())?),
+        let credentials = match (keys, of_crew) {
+            (None, None) => Credentials::None,
+            (None, Some(OfCrew { secret, .. })) => Credentials::Enrolment(Enrolment {
+                file: SecretFile {
+                    name: "enrolment.toml".to_owned(),
+                    bytes: Zeroizing::new(secret.to_toml().as_bytes().to_vec()),
+                },
+                card: secret.key.public(),
+            }),
+            (Some(dir), _) => Credentials::NodeKeys(secrets(dir, node, parsed.as_ref())?),
         };
         let mut lines = Vec::new();
         match shim {
@@ -234,7 +266,7 @@ impl Card {
     }
 
     /// What the operator should know before the card is used.
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self, image: Kind) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.ssh_keys.is_empty() {
             warnings.push(format!("no SSH key: nobody can log in, for {} has no password", self.login.as_str()));
@@ -253,8 +285,13 @@ impl Card {
                  them: keep the image and the card as you keep a key"
                     .to_owned(),
             ),
+            Credentials::Enrolment(_) => warnings.push(format!(
+                "the secret in this image lets one Pi in as {}: keep the image to yourself until it is enrolled; afterwards the secret \
+                 is of no use",
+                self.node
+            )),
         }
-        if self.package.is_none() {
+        if self.package.is_none() && image != Kind::Own {
             warnings.push("no package: beehive itself has to come to the Pi by another way".to_owned());
         }
         warnings
@@ -274,11 +311,14 @@ fn plain_path(path: &Path) -> Result<String, Trouble> {
     }
 }
 
+fn parsed(text: &str, origin: &str, node: &NodeName) -> Result<Config, Trouble> {
+    Config::parse_on(text, origin, node.as_str())
+        .map_err(|error| usage("the node's configuration is not valid", error.to_string(), "beehive config check FILE"))
+}
+
 fn configuration(path: &Path, node: &NodeName) -> Result<(String, Config), Trouble> {
     let text = files::read(path).map_err(|error| unreadable(&error))?;
-    let config = Config::parse_on(&text, &path.display().to_string(), node.as_str()).map_err(|error| {
-        usage("the node's configuration is not valid", error.to_string(), "beehive config check FILE")
-    })?;
+    let config = parsed(&text, &path.display().to_string(), node)?;
     if config.node == *node {
         Ok((text, config))
     } else {

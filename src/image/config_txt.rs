@@ -4,22 +4,15 @@
 //! left as it is, byte for byte; but a line that gives BCM4 or BCM17 to somebody else is not left standing beside ours: it
 //! is refused by name. BCM4 is the line that cuts the power, and 1-Wire has it by default.
 //!
-//! Sources: raspberrypi/linux `arch/arm/boot/dts/overlays/README` for the overlays and their default pins; the firmware's
-//! documentation for `gpio=` and the filters.
+//! Which lines those are: [`crate::doctor::lines`]. Source of the filters: the firmware's documentation.
+
+pub use crate::doctor::lines::{POWEROFF_OVERLAY, SAFE_LEVELS};
+use crate::doctor::lines::{SHIM_LINES, Taken, taken};
 
 /// How our section begins.
 pub const BEGIN: &str = "# beehive: begin (written by `beehive image prepare`; what is changed here is lost)";
 /// How it ends.
 pub const END: &str = "# beehive: end";
-
-/// Safe levels a few seconds after power-on, until the kernel has the lines: the power is held, the button has its pull-up.
-pub const SAFE_LEVELS: [&str; 2] = ["gpio=4=op,dh", "gpio=17=ip,pu"];
-
-/// The kernel's own cut of the power as its last act (hardware/gpio-poweroff says when to take it).
-pub const POWEROFF_OVERLAY: &str = "dtoverlay=gpio-poweroff,gpiopin=4,active_low=1,active_delay_ms=2000";
-
-/// The SHIM's lines.
-const SHIM_LINES: [u32; 2] = [4, 17];
 
 /// Why the file is not edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,58 +97,6 @@ pub fn put(text: &str, lines: &[String]) -> Result<String, ConfigTxtError> {
     Ok(format!("{before}{break_before}{ours}{after}"))
 }
 
-/// The pins of `gpio=4,17-20=…`.
-fn names(pins: &str, line: u32) -> bool {
-    pins.split(',').any(|range| match range.split_once('-') {
-        None => range.trim().parse() == Ok(line),
-        Some((from, to)) => match (from.trim().parse::<u32>(), to.trim().parse::<u32>()) {
-            (Ok(from), Ok(to)) => (from..=to).contains(&line),
-            _ => false,
-        },
-    })
-}
-
-/// Which overlays take a line, by which parameter, and which line without it.
-const TAKERS: [(&str, &str, u32); 9] = [
-    ("w1-gpio", "gpiopin", 4),
-    ("w1-gpio-pi5", "gpiopin", 4),
-    ("w1-gpio-pullup", "gpiopin", 4),
-    ("w1-gpio-pullup-pi5", "gpiopin", 4),
-    ("gpio-poweroff", "gpiopin", 26),
-    ("gpio-shutdown", "gpio_pin", 3),
-    ("gpio-key", "gpio", 3),
-    ("gpio-led", "gpio", 19),
-    ("gpio-ir", "gpio_pin", 18),
-];
-
-/// Which of the SHIM's lines a line of the file gives to whom.
-fn taken_by(line: &str) -> Option<u32> {
-    let (key, value) = line.split_once('=')?;
-    match key.trim() {
-        "gpio" => {
-            let pins = value.split('=').next().unwrap_or_default();
-            SHIM_LINES.into_iter().find(|line| names(pins, *line))
-        }
-        "dtoverlay" | "device_tree_overlay" => {
-            // `NAME,a=1` and `NAME:a=1` are the same
-            let mut words = value.split([',', ':']).map(str::trim);
-            let name = words.next()?;
-            let (_, parameter, default) = TAKERS.into_iter().find(|(overlay, ..)| *overlay == name)?;
-            let set = words
-                .filter_map(|word| word.split_once('='))
-                .filter(|(key, _)| key.trim() == parameter)
-                .map(|(_, pin)| pin.trim().parse())
-                .next_back();
-            let pin = match set {
-                None => default,
-                Some(pin) => pin.ok()?,
-            };
-            SHIM_LINES.into_iter().find(|line| *line == pin)
-        }
-        _ => None,
-    }
-}
-
 /// Refuses a file in which, outside our section, one of the SHIM's lines has another user.
 ///
 /// # Errors
@@ -164,22 +105,17 @@ pub fn refuse_other_users(text: &str) -> Result<(), ConfigTxtError> {
     let Parts { before, section, after } = parts(text)?;
     let lines = |text: &str| text.matches('\n').count();
     let first_after = lines(before) + section.map_or(0, lines);
-    let all = before.lines().enumerate().chain(after.lines().enumerate().map(|(at, line)| (first_after + at, line)));
-    for (at, whole) in all {
-        let text = whole.split('#').next().unwrap_or_default().trim();
-        if SAFE_LEVELS.contains(&text) || text == POWEROFF_OVERLAY {
-            continue;
-        }
-        if let Some(line) = taken_by(text) {
-            return Err(ConfigTxtError::InUse { line, text: text.to_owned(), number: at + 1 });
-        }
+    let all = (1..).zip(before.lines()).chain((first_after + 1..).zip(after.lines()));
+    if let Some(Taken { line, text, number }) = taken(all).first().copied() {
+        return Err(ConfigTxtError::InUse { line, text: text.to_owned(), number });
     }
     Ok(())
 }
 
 /// Whether a line that goes into our section gives one of the SHIM's lines to somebody else.
 pub fn takes_a_shim_line(line: &str) -> Option<u32> {
-    if line == POWEROFF_OVERLAY { None } else { taken_by(line) }
+    let ours = SAFE_LEVELS.iter().position(|level| *level == line).and_then(|at| SHIM_LINES.get(at).copied());
+    ours.or_else(|| taken([(1, line)]).first().map(|taken| taken.line))
 }
 
 #[cfg(test)]

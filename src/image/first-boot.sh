@@ -79,6 +79,36 @@ keys() {
     rm -f "$FROM"key-*
 }
 
+# A secret that lets this Pi have its own keys certified, once. It leaves the boot partition as keys do.
+enrolment() {
+    [ -f "${FROM}enrolment.toml" ] || return 0
+    install -d -m 755 "$ROOT/etc/beehive" || return
+    install -m 600 "${FROM}enrolment.toml" "$ROOT/etc/beehive/enrolment.toml" || return
+    cmp -s "${FROM}enrolment.toml" "$ROOT/etc/beehive/enrolment.toml" || return
+    sync
+    rm -f "${FROM}enrolment.toml"
+}
+
+# Two cards from one image must not be one machine. A stock image has no machine-id, and systemd has just made one (and says
+# so); an image that came with one gives every card the same. What runs already has the old one until the next boot.
+machine_id() {
+    [ ! -e "$ROOT/run/systemd/first-boot" ] || return 0
+    tr -d - </proc/sys/kernel/random/uuid >"$ROOT/etc/machine-id.new" || return
+    mv "$ROOT/etc/machine-id.new" "$ROOT/etc/machine-id" || return
+    bus=$ROOT/var/lib/dbus/machine-id
+    [ ! -f "$bus" ] || [ -L "$bus" ] || cp "$ROOT/etc/machine-id" "$bus"
+}
+
+# Host keys that are older than this boot came with the image.
+host_keys() {
+    [ -d "$ROOT/etc/ssh" ] || return 0
+    old=$(find "$ROOT/etc/ssh" -name 'ssh_host_*_key' ! -newer "$ROOT/proc/1" | head -n 1)
+    [ -n "$old" ] || return 0
+    rm -f "$ROOT"/etc/ssh/ssh_host_*_key "$ROOT"/etc/ssh/ssh_host_*_key.pub
+    ssh-keygen -A -f "$ROOT" || return
+    [ -n "$ROOT" ] || systemctl --no-block try-restart ssh.service
+}
+
 # The configuration that was just put there is the newer one.
 package() {
     [ -f "${FROM}package.deb" ] || return 0
@@ -98,6 +128,16 @@ regenerated() {
     while IFS= read -r line; do
         grep -qxF -- "$line" "$custom" 2>/dev/null || printf '%s\n' "$line" >>"$custom" || return
     done <"${FROM}config-lines.txt"
+}
+
+# Where beehive came with the image its units were asked to start before this script brought what they wait for, so they stayed
+# down; and the daemon may run with a configuration that it found.
+services() {
+    [ "$FIRST_BOOT" = cloud-init ] || return 0
+    systemctl cat beehive.service >/dev/null 2>&1 || return 0
+    systemctl --no-block restart beehive.service || return
+    # older packages have none
+    ! systemctl cat beehive-enrol.service >/dev/null 2>&1 || systemctl --no-block restart beehive-enrol.service
 }
 
 # Whatever happened, the next boot is an ordinary one: a script that fails must not keep the Pi from coming up.
@@ -120,5 +160,9 @@ try host_name
 [ -n "$ROOT" ] || try ssh_keys
 try configuration
 try keys
+try enrolment
+try machine_id
+try host_keys
 [ -n "$ROOT" ] || try package
 try regenerated
+[ -n "$ROOT" ] || try services

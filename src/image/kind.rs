@@ -7,6 +7,7 @@
 //! | Raspberry Pi OS trixie | `issue.txt` of pi-gen; `user-data` and `meta-data` | `/boot/firmware` | cloud-init |
 //! | Debian for the Pi (raspi.debian.net) | `sysconf.txt` | `/boot/firmware` | reads `sysconf.txt`; `systemd.run=` works as on any systemd |
 //! | HypriotOS | `os-release` with HYPRIOT in it; `user-data` | `/boot` | cloud-init |
+//! | our own (`hardware/image/build`) | `image-of-beehive.txt` | `/boot/firmware` | cloud-init |
 //!
 //! The boot partition does not say whether an image of Raspberry Pi OS is the 32- or the 64-bit one: both bring all the
 //! kernels. Nothing that is written depends on it but the package, and dpkg refuses one of another architecture.
@@ -26,7 +27,12 @@ pub enum Kind {
     DebianRaspi,
     /// HypriotOS.
     HypriotOs,
+    /// What `hardware/image/build` makes of Debian's packages.
+    Own,
 }
+
+/// The file in the boot partition of our own image that says so.
+pub const OWN_MARK: &str = "image-of-beehive.txt";
 
 /// What runs our script at the first boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +45,13 @@ pub enum FirstBoot {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RaspberryPiOsBullseye,
         Self::RaspberryPiOsBookworm,
         Self::RaspberryPiOsTrixie,
         Self::DebianRaspi,
         Self::HypriotOs,
+        Self::Own,
     ];
 
     /// A stable word for scripts.
@@ -55,6 +62,7 @@ impl Kind {
             Self::RaspberryPiOsTrixie => "raspberry-pi-os-trixie",
             Self::DebianRaspi => "debian-raspi",
             Self::HypriotOs => "hypriotos",
+            Self::Own => "beehive",
         }
     }
 
@@ -62,7 +70,7 @@ impl Kind {
     pub fn mounted_at(self) -> &'static str {
         match self {
             Self::RaspberryPiOsBullseye | Self::HypriotOs => "/boot",
-            Self::RaspberryPiOsBookworm | Self::RaspberryPiOsTrixie | Self::DebianRaspi => "/boot/firmware",
+            Self::RaspberryPiOsBookworm | Self::RaspberryPiOsTrixie | Self::DebianRaspi | Self::Own => "/boot/firmware",
         }
     }
 
@@ -70,7 +78,7 @@ impl Kind {
     pub fn first_boot(self) -> FirstBoot {
         match self {
             Self::RaspberryPiOsBullseye | Self::RaspberryPiOsBookworm | Self::DebianRaspi => FirstBoot::SystemdRun,
-            Self::RaspberryPiOsTrixie | Self::HypriotOs => FirstBoot::CloudInit,
+            Self::RaspberryPiOsTrixie | Self::HypriotOs | Self::Own => FirstBoot::CloudInit,
         }
     }
 }
@@ -83,6 +91,7 @@ impl fmt::Display for Kind {
             Self::RaspberryPiOsTrixie => "Raspberry Pi OS trixie",
             Self::DebianRaspi => "Debian for the Raspberry Pi",
             Self::HypriotOs => "HypriotOS",
+            Self::Own => "an image of beehive's own",
         })
     }
 }
@@ -162,6 +171,12 @@ impl Evidence {
                 (hypriot, "no os-release that says HYPRIOT"),
                 user_data,
                 (self.issue.is_none(), "it has issue.txt"),
+                no_sysconf,
+            ],
+            Kind::Own => vec![
+                (self.has(OWN_MARK), "no image-of-beehive.txt"),
+                (self.issue.is_none(), "it has issue.txt"),
+                (!hypriot, "os-release says HYPRIOT"),
                 no_sysconf,
             ],
         };

@@ -36,12 +36,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use self::args::{FlashArgs, ImageCommand, PrepareArgs};
-use self::card::{Card, Cut, Shim, Sources};
+use self::card::{Card, Cut, OfCrew, Shim, Sources};
 use self::flash::{Machine, Progress, Stage};
 use self::prepare::{Prepared, Target};
+use crate::cli::ConsoleOptions;
 use crate::console::confirm::{Consent, OwnTerminal, confirm};
 use crate::console::exit::{ExitCode, Trouble};
+use crate::crew::command::dir_of;
+use crate::crew::file::{CREW_FILE, CrewFile};
 use crate::crew::files::named;
+use crate::enrol::owner::register::Renew;
+use crate::enrol::owner::{self, BrokerPlace, Making};
 
 /// What is said of a command that was carried out: on standard output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,27 +73,47 @@ fn unreadable(error: &io::Error) -> Trouble {
 ///
 /// # Errors
 /// Says what was refused or failed, and what to do.
-pub fn run(command: &ImageCommand) -> Result<Said, Trouble> {
+pub fn run(command: &ImageCommand, options: &ConsoleOptions) -> Result<Said, Trouble> {
     match command {
-        ImageCommand::Prepare(arguments) => prepare(arguments),
+        ImageCommand::Prepare(arguments) => prepare(arguments, options),
         ImageCommand::Flash(arguments) => flash(arguments, &Machine::default()),
     }
 }
 
-fn prepare(arguments: &PrepareArgs) -> Result<Said, Trouble> {
-    let PrepareArgs { image, node, out, in_place, dry_run, login, ssh_keys, .. } = arguments;
-    let card = Card::read(&Sources {
-        node,
-        login,
-        ssh_keys,
-        config: arguments.config.as_deref(),
-        keys: arguments.keys.as_deref(),
-        package: arguments.package.as_deref(),
-        overlays: &arguments.overlays,
-        shim: if arguments.without_shim { Shim::Absent } else { Shim::Fitted },
-        cut: if arguments.power_off_overlay { Cut::Overlay } else { Cut::Hook },
-    })?;
-    let target = match (dry_run, in_place, out) {
+/// What the crew's folder says of this node, unless the command line says it.
+fn of_crew(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Option<OfCrew>, Trouble> {
+    let PrepareArgs { node, config, keys, renew, enrol_port, of, dry_run, .. } = arguments;
+    if config.is_some() || keys.is_some() {
+        return Ok(None);
+    }
+    let dir = match dir_of(of, options) {
+        Ok(dir) => dir,
+        Err(error) if *renew => {
+            return Err(usage("nothing was done", format!("{error:#}"), "--renew is of a crew's node"));
+        }
+        // no crew has a folder here: the card gets what the command line says
+        Err(_) => return Ok(None),
+    };
+    if !dir.exists() && of.dir.is_none() && !*renew {
+        return Ok(None);
+    }
+    let failed = |error: &dyn std::fmt::Display| {
+        let fix = "or name --config and --keys, and the crew's folder is left alone";
+        refused(format!("the card of {node} is not prepared from {}", dir.display()), error.to_string(), fix)
+    };
+    let file = CrewFile::load(&dir.join(CREW_FILE)).map_err(|error| failed(&error))?;
+    let config = file.node_config(node).map_err(|error| failed(&error))?;
+    let broker = if file.hosts_broker_on_master() { BrokerPlace::Master } else { BrokerPlace::Elsewhere };
+    let renew = if *renew { Renew::Yes } else { Renew::No };
+    let making = if *dry_run { Making::ForShow } else { Making::ToKeep };
+    let secret = owner::card(&dir, node, *enrol_port, renew, broker, making);
+    let secret = secret.map_err(|error| failed(&format_args!("{error:#}")).with_code("enrolment"))?;
+    Ok(Some(OfCrew { config, secret }))
+}
+
+/// Where the prepared image goes. Before anything is made: a secret that goes nowhere is one that somebody wonders about.
+fn target(arguments: &PrepareArgs) -> Result<Target, Trouble> {
+    Ok(match (arguments.dry_run, arguments.in_place, &arguments.out) {
         (true, _, _) => Target::DryRun,
         (false, true, _) => Target::InPlace,
         (false, false, Some(out)) => Target::Copy(out.clone()),
@@ -99,7 +124,25 @@ fn prepare(arguments: &PrepareArgs) -> Result<Said, Trouble> {
                 "add --out FILE, or --in-place to change the image itself, or --dry-run",
             ));
         }
-    };
+    })
+}
+
+fn prepare(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Said, Trouble> {
+    let target = target(arguments)?;
+    let of_crew = of_crew(arguments, options)?;
+    let PrepareArgs { image, node, login, ssh_keys, .. } = arguments;
+    let card = Card::read(&Sources {
+        node,
+        login,
+        ssh_keys,
+        config: arguments.config.as_deref(),
+        keys: arguments.keys.as_deref(),
+        package: arguments.package.as_deref(),
+        overlays: &arguments.overlays,
+        shim: if arguments.without_shim { Shim::Absent } else { Shim::Fitted },
+        cut: if arguments.power_off_overlay { Cut::Overlay } else { Cut::Hook },
+        of_crew: of_crew.as_ref(),
+    })?;
     let prepared = prepare::prepare(image, &card, &target)?;
     let goes_to = match &target {
         Target::Copy(out) => Some(out.clone()),
@@ -111,7 +154,7 @@ fn prepare(arguments: &PrepareArgs) -> Result<Said, Trouble> {
 
 fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
     let Prepared { kind, label, changed, unchanged, written_bytes, copying, preparing } = prepared;
-    let warnings = card.warnings();
+    let warnings = card.warnings(*kind);
     let mut text = format!("{kind}, boot partition {label:?}, card of {}\n", card.node);
     for file in changed {
         let _ = writeln!(text, "  {:<8} {:<32} {:>9} bytes  {}", file.change.word(), file.path, file.bytes, file.what);
@@ -123,11 +166,15 @@ fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
     let _ = match &goes_to {
         Some(path) => writeln!(
             text,
-            "{}: ready, {:.1} s beyond the {:.1} s of copying. Next: beehive image flash --image {} --to DEVICE",
+            "{}: ready, {:.1} s beyond the {:.1} s of copying. Next: beehive image flash --image {} --to DEVICE{}",
             path.display(),
             preparing.as_secs_f64(),
             copying.as_secs_f64(),
-            path.display()
+            path.display(),
+            match &card.credentials {
+                card::Credentials::Enrolment(_) => format!("; when the Pi is on: beehive crew enrol {}", card.node),
+                card::Credentials::None | card::Credentials::NodeKeys(_) => String::new(),
+            }
         ),
         None => writeln!(text, "dry run: nothing was written"),
     };

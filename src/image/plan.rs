@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `cmdline.txt` | all | the memory cgroup's words; where systemd runs our script, the three words for that |
 //! | `config.txt` | all | our section |
-//! | `beehive-*` | all | ours alone: configuration, keys, package, SSH keys; what is not wanted any more is removed |
+//! | `beehive-*` | all | ours alone: configuration, secret or keys, package, SSH keys; what is not wanted any more is removed |
 //! | `firstrun.sh` | those with systemd | our script |
 //! | `beehive-first-boot.sh` | those with cloud-init | the same |
 //! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run |
@@ -90,7 +90,7 @@ fn script(kind: Kind, card: &Card) -> String {
         FirstBoot::CloudInit => ("cloud-init", "none".to_owned()),
     };
     let regenerated = match kind {
-        Kind::DebianRaspi => "yes",
+        Kind::DebianRaspi | Kind::Own => "yes",
         Kind::RaspberryPiOsBullseye | Kind::RaspberryPiOsBookworm | Kind::RaspberryPiOsTrixie | Kind::HypriotOs => "no",
     };
     SCRIPT
@@ -128,12 +128,17 @@ fn user_data(kind: Kind, card: &Card) -> String {
 }
 
 /// cloud-init does its work once for each instance. The name of ours follows from what is on the card; secrets are no part
-/// of it.
+/// of it, but the public key that belongs to a secret is.
 fn meta_data(card: &Card) -> String {
     let mut hash = Sha256::new();
     let keys = card.ssh_keys.iter().map(super::card::SshKey::as_str);
     let texts = [card.node.as_str(), card.login.as_str(), card.config.as_deref().unwrap_or_default(), &card.keys_dir];
-    for part in texts.into_iter().chain(keys).map(str::as_bytes).chain([card.package.as_deref().unwrap_or_default()]) {
+    let card_key: &[u8] = match &card.credentials {
+        Credentials::Enrolment(enrolment) => &enrolment.card.0,
+        Credentials::None | Credentials::NodeKeys(_) => &[],
+    };
+    let last = [card.package.as_deref().unwrap_or_default(), card_key];
+    for part in texts.into_iter().chain(keys).map(str::as_bytes).chain(last) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -192,12 +197,15 @@ pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wis
                 ours(&format!("key-{}", file.name), "the node's keys (secret)", &file.bytes, &mut wish);
             }
         }
+        Credentials::Enrolment(enrolment) => {
+            ours(&enrolment.file.name, "the single-use secret", &enrolment.file.bytes, &mut wish);
+        }
     }
     if let Some(package) = &card.package {
         ours("package.deb", "the package", package, &mut wish);
     }
     match kind {
-        Kind::DebianRaspi if !card.config_lines.is_empty() => {
+        Kind::DebianRaspi | Kind::Own if !card.config_lines.is_empty() => {
             lines = card.config_lines.iter().flat_map(|line| [line, "\n"]).collect();
             ours(
                 "config-lines.txt",
@@ -210,7 +218,8 @@ pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wis
         | Kind::RaspberryPiOsBullseye
         | Kind::RaspberryPiOsBookworm
         | Kind::RaspberryPiOsTrixie
-        | Kind::HypriotOs => {}
+        | Kind::HypriotOs
+        | Kind::Own => {}
     }
     let script = script(kind, card).into_bytes();
     match kind.first_boot() {
@@ -250,7 +259,8 @@ pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wis
             let before = String::from_utf8_lossy(present.file("sysconf.txt").unwrap_or_default()).into_owned();
             wish("sysconf.txt", "Debian's own: host name", sysconf(&before, card.node.as_str()).into_bytes());
         }
-        Kind::HypriotOs => {}
+        // ours brings its network and its SSH server along
+        Kind::HypriotOs | Kind::Own => {}
     }
 
     let config = text(present, "config.txt", ConfigTxtError::NoText)?;

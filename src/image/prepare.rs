@@ -254,7 +254,7 @@ fn create(path: &Path, card: &Card) -> io::Result<File> {
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
     match &card.credentials {
-        Credentials::NodeKeys(_) => {
+        Credentials::NodeKeys(_) | Credentials::Enrolment(_) => {
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         }
         Credentials::None => {}

@@ -68,6 +68,11 @@ fn stock(kind: Kind) -> Vec<(&'static str, String)> {
             ("user-data", "#cloud-config\nhostname: black-pearl\nusers:\n  - name: pirate\n    plain_text_passwd: hypriot\n".to_owned()),
             ("meta-data", "instance-id: iid-local01\n".to_owned()),
         ],
+        Kind::Own => vec![
+            ("config.txt", "# Do not modify this file!\nenable_uart=1\nkernel=vmlinuz-6.1.0-50-armmp\n".to_owned()),
+            ("cmdline.txt", "console=tty0 root=LABEL=beeroot rw fsck.repair=yes net.ifnames=0 rootwait cgroup_enable=memory cgroup_memory=1\n".to_owned()),
+            ("image-of-beehive.txt", "An image of beehive\n".to_owned()),
+        ],
     });
     files
 }
@@ -194,7 +199,18 @@ impl Bench {
 fn plain<'a>(node: &'a NodeName, login: &'a card::Login) -> Sources<'a> {
     let (ssh_keys, overlays) = (&[], &[]);
     let (config, keys, package) = (None, None, None);
-    Sources { node, login, ssh_keys, config, keys, package, overlays, shim: Shim::Fitted, cut: Cut::Hook }
+    Sources {
+        node,
+        login,
+        ssh_keys,
+        config,
+        keys,
+        package,
+        overlays,
+        shim: Shim::Fitted,
+        cut: Cut::Hook,
+        of_crew: None,
+    }
 }
 
 fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
@@ -253,13 +269,13 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
                 assert!(text(&after, "firstrun.sh").contains(&format!("BOOT='{boot}'\nNODE='pi-2'\nLOGIN='ann'\n")));
                 assert!(!after.contains_key("user-data"));
             }
-            Kind::RaspberryPiOsTrixie | Kind::HypriotOs => {
+            Kind::RaspberryPiOsTrixie | Kind::HypriotOs | Kind::Own => {
                 let data = text(&after, "user-data");
                 assert!(data.starts_with("#cloud-config\n") && data.contains("hostname: \"pi-2\"\n"), "{data}");
                 assert!(data.contains("ann's \\\"laptop\\\"\"\n") && !data.contains("passwd: hypriot"), "{data}");
                 assert!(data.ends_with(&format!("runcmd:\n  - [sh, {boot}/beehive-first-boot.sh]\n")), "{data}");
                 assert!(text(&after, "meta-data").contains("\ninstance-id: pi-2-"));
-                assert_eq!(after["user-data.before-beehive"], before["user-data"]);
+                assert_eq!(after.get("user-data.before-beehive"), before.get("user-data"));
                 assert!(!line.contains("systemd.run="));
             }
         }
@@ -268,6 +284,10 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
             let sysconf = text(&after, "sysconf.txt");
             assert!(sysconf.ends_with("#hostname=\nhostname=pi-2\n"), "{sysconf}");
             assert!(text(&after, "firstrun.sh").contains("REGENERATED='yes'"));
+            assert_eq!(text(&after, "beehive-config-lines.txt"), "gpio=4=op,dh\ngpio=17=ip,pu\n");
+        }
+        if kind == Kind::Own {
+            assert!(text(&after, "beehive-first-boot.sh").contains("REGENERATED='yes'"));
             assert_eq!(text(&after, "beehive-config-lines.txt"), "gpio=4=op,dh\ngpio=17=ip,pu\n");
         }
         let rest = |path: &Path| {
@@ -530,6 +550,108 @@ fn the_script_does_its_work_twice_and_leaves_no_key_in_the_boot_partition() {
     assert_eq!(there.name, "pi-2");
 }
 
+/// Options of somebody for whom no crew's folder is there.
+fn nobody() -> ConsoleOptions {
+    let crew = ["beehive", "--crew", "no-such-crew-on-this-machine", "version"];
+    crate::cli::Cli::try_parse_from(crew).unwrap().options
+}
+
+/// Everything from the crew's folder: the card carries a configuration and a secret, and no key.
+#[test]
+fn a_card_of_a_crews_folder_carries_a_single_use_secret_and_no_key() {
+    let bench = Bench::new();
+    let crew = bench.path("of-crew");
+    let words = ["beehive", "crew", "init", "c1", "--nodes", "2", "--operator", "ann", "--dir", crew.to_str().unwrap()];
+    let made = crate::cli::Cli::try_parse_from(words).unwrap();
+    let crate::cli::Command::Crew(command) = &made.command else { panic!("crew") };
+    crate::crew::command::crew(command, &made.options).unwrap();
+    let image = bench.image(Kind::RaspberryPiOsBookworm);
+    let prepare = |more: &[&str]| {
+        let words =
+            ["beehive", "image", "prepare", "--dir", crew.to_str().unwrap(), "--image", image.to_str().unwrap()];
+        let line = crate::cli::Cli::try_parse_from(words.iter().chain(more).copied()).unwrap();
+        let crate::cli::Command::Image(command) = &line.command else { panic!("image") };
+        run(command, &line.options)
+    };
+    let (first, second) = (bench.path("1.img"), bench.path("2.img"));
+    let said = prepare(&["--node", "c1-001", "--dry-run"]).unwrap();
+    assert!(said.text.contains("beehive-enrolment.toml") && !crew.join("enrolments").exists(), "{}", said.text);
+    let said = prepare(&["--node", "c1-001", "--out", first.to_str().unwrap()]).unwrap();
+    assert!(said.text.contains("crew enrol c1-001"), "{}", said.text);
+    prepare(&["--node", "c1-001", "--out", second.to_str().unwrap()]).unwrap();
+    assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap(), "the same card");
+    let there = files(&first);
+    assert!(there.keys().all(|name| !name.starts_with("beehive-key-")), "{:?}", there.keys());
+    let secret = crate::enrol::card::CardSecret::parse(&text(&there, "beehive-enrolment.toml")).unwrap();
+    assert_eq!((secret.node.as_str(), secret.role, secret.port), ("c1-001", beehive_mqtt::node::Role::Master, 7884));
+    assert!(text(&there, "beehive-node.toml").contains("role = \"master\""));
+    let seed = beehive_mqtt::sign::PublicKey(*secret.key.seed()).to_string();
+    assert!(!format!("{said:?}").contains(&seed), "the secret is not said");
+    let error = prepare(&["--node", "c1-009", "--dry-run"]).unwrap_err();
+    assert_eq!(error.exit, ExitCode::Refused);
+    // another secret is another card
+    let renewed = bench.path("3.img");
+    prepare(&["--node", "c1-001", "--renew", "--out", renewed.to_str().unwrap()]).unwrap();
+    assert_ne!(text(&files(&renewed), "beehive-enrolment.toml"), text(&there, "beehive-enrolment.toml"));
+}
+
+/// The secret goes where the service looks for it, and what an image brought of another machine is made anew.
+#[test]
+fn the_script_puts_the_secret_in_place_and_makes_the_machine_a_new_one() {
+    let bench = Bench::new();
+    let mut card = bench.card();
+    card.package = None;
+    let secret = b"secret = \"no parser looks here\"\n".to_vec();
+    card.credentials = Credentials::Enrolment(card::Enrolment {
+        file: card::SecretFile { name: "enrolment.toml".to_owned(), bytes: secret.clone().into() },
+        card: beehive_mqtt::sign::PublicKey([7; 32]),
+    });
+    let image = bench.image(Kind::DebianRaspi);
+    prepare(&image, &card, &Target::InPlace).unwrap();
+    let root = bench.path("root");
+    for folder in ["etc/default", "etc/ssh", "var/log", "var/lib/dbus", "run/systemd", "boot/firmware", "proc"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for (name, bytes) in files(&image) {
+        let path = root.join("boot/firmware").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    fs::write(root.join("etc/ssh/ssh_host_ed25519_key"), "the image's").unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    File::options().write(true).open(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap().set_modified(old).unwrap();
+    // this boot began after the image was made
+    fs::write(root.join("proc/1"), "").unwrap();
+    for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
+        fs::write(root.join(id), "0123456789abcdef0123456789abcdef\n").unwrap();
+    }
+    let script = fs::read(root.join("boot/firmware/firstrun.sh")).unwrap();
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let run_script = || {
+        fs::write(bench.path("script"), &script).unwrap();
+        let done = Command::new("sh").arg(bench.path("script")).env("BEEHIVE_FIRST_BOOT_ROOT", &root).status().unwrap();
+        assert!(done.success());
+        let log = read("var/log/beehive-first-boot.log");
+        assert!(log.ends_with("beehive: done\n"), "{log}");
+    };
+    run_script();
+    assert_eq!(read("etc/beehive/enrolment.toml").as_bytes(), secret);
+    let mode = fs::metadata(root.join("etc/beehive/enrolment.toml")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    assert!(!root.join("boot/firmware/beehive-enrolment.toml").exists(), "it has left the boot partition");
+    let id = read("etc/machine-id");
+    assert!(
+        id.len() == 33 && id != "0123456789abcdef0123456789abcdef\n" && read("var/lib/dbus/machine-id") == id,
+        "{id}"
+    );
+    let key = read("etc/ssh/ssh_host_ed25519_key");
+    assert!(key.contains("OPENSSH PRIVATE KEY"), "{key}");
+    // a machine-id that systemd has just made, and keys of this boot, stay
+    fs::write(root.join("run/systemd/first-boot"), "").unwrap();
+    run_script();
+    assert_eq!((read("etc/machine-id"), read("etc/ssh/ssh_host_ed25519_key")), (id, key));
+}
+
 #[test]
 fn the_command_line_wants_to_know_where_the_image_goes() {
     let bench = Bench::new();
@@ -542,11 +664,11 @@ fn the_command_line_wants_to_know_where_the_image_goes() {
             other => panic!("{other:?}"),
         })
     };
-    let error = run(&line(&[]).unwrap()).unwrap_err();
+    let error = run(&line(&[]).unwrap(), &nobody()).unwrap_err();
     assert_eq!((error.exit, error.fix.contains("--in-place")), (ExitCode::Usage, true));
     assert!(line(&["--out", "a", "--in-place"]).is_err());
     assert!(line(&["--login", "root", "--dry-run"]).is_err());
-    let said = run(&line(&["--dry-run"]).unwrap()).unwrap();
+    let said = run(&line(&["--dry-run"]).unwrap(), &nobody()).unwrap();
     assert!(said.text.contains("HypriotOS") && said.text.ends_with("nothing was written\n"), "{}", said.text);
     assert_eq!(said.document["image"], "hypriotos");
     assert_eq!(said.document["out"], Value::Null);

@@ -55,6 +55,15 @@ pub enum IdentityError {
     },
 }
 
+/// Who sees to it that nobody else reads the secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// The file's mode, which is looked at.
+    Mode,
+    /// systemd, which shows a unit's credentials to its user alone.
+    ServiceManager,
+}
+
 /// Who we are.
 #[derive(Debug)]
 pub struct Identity {
@@ -109,11 +118,17 @@ impl Identity {
     /// # Errors
     /// Says which file is not as it should be.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        Self::load_under(dir, Guard::Mode)
+    }
+
+    /// The same, under this guard.
+    pub(super) fn load_under(dir: &Path, guard: Guard) -> Result<Self, IdentityError> {
         let path = dir.join(FILE);
         let text = Zeroizing::new(files::read(&path)?);
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path)?.permissions()) & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::Exposed { path, mode });
+        match guard {
+            Guard::Mode if mode & 0o077 != 0 => return Err(IdentityError::Exposed { path, mode }),
+            Guard::Mode | Guard::ServiceManager => {}
         }
         // the parser's own message would show the line, and with it a secret
         let written: Written = toml::from_str(&text).map_err(|error| IdentityError::Content {

@@ -11,11 +11,13 @@
 mod certify;
 mod identity;
 mod keyring;
+mod place;
 mod seal;
 
 pub use certify::{CertifyError, OPERATORS, OperatorKey, certification_request};
 pub use identity::{FILE, Identity, IdentityError, crew_key};
 pub use keyring::{Changed, Keyring, KeyringError, RECORD, Standing};
+pub use place::{CREDENTIALS, KeyPlace};
 pub use seal::{OVERHEAD_BYTES, Opener, SealError, seal};
 
 use std::fmt;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::package::{self, Architecture, MANIFEST, Package, PackageError};
 use super::shelf::{Installed, Judged, Part, Shelf, ShelfError, Used};
 use super::trial::{How, Moment};
+use super::watch;
 use crate::cli::{GuardMoment, ReleaseCommand, ReleasePlaces};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -23,6 +24,9 @@ use crate::keys;
 /// What restarts the daemon. It does not wait: a release that dies at its start is not this command's failure but the
 /// trial's.
 const RESTART: [&str; 4] = ["/usr/bin/systemctl", "--no-block", "restart", "beehive.service"];
+
+/// Where the daemon says that its release is healthy. Not from the configuration: a mistake in that must not end a guard.
+const RUN_DIR: &str = "/run/beehive";
 
 /// What is said of a command that was carried out: on standard output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,11 +137,18 @@ pub fn run(command: &ReleaseCommand) -> anyhow::Result<Said> {
             said(text, document)
         }
         ReleaseCommand::Guard { at, restart: program, places } => {
+            let (shelf, run_dir) = (Shelf::open(&places.releases)?, Path::new(RUN_DIR));
             let moment = match at {
-                GuardMoment::Starting => Moment::Starting,
-                GuardMoment::Tick => Moment::Tick,
+                GuardMoment::Starting => {
+                    watch::forget_healthy(run_dir)?;
+                    Moment::Starting
+                }
+                GuardMoment::Tick => match (watch::said_healthy(run_dir), shelf.current()?) {
+                    (Some(said), Some(current)) if said == current => Moment::Healthy(current),
+                    (Some(_) | None, _) => Moment::Tick,
+                },
             };
-            let outcome = Shelf::open(&places.releases)?.judge(&boot()?, Clock.now().as_ms(), &moment)?;
+            let outcome = shelf.judge(&boot()?, Clock.now().as_ms(), &moment)?;
             let (text, document) = judged(&outcome);
             match (&outcome, at) {
                 // the daemon that is only starting starts from where `current` leads now
@@ -225,7 +236,7 @@ fn list(places: &ReleasePlaces) -> anyhow::Result<Said> {
 /// # Errors
 /// Says what is wrong with the folder or the crew's key; then nothing was written.
 pub fn sign(folder: &Path, crew_folder: &Path) -> anyhow::Result<String> {
-    let (crew, signer) = KeyFolder::new(crew_folder).release_signer()?;
+    let (crew, signer) = KeyFolder::new(crew_folder).signer()?;
     let described = package::describe(folder, &crew)?;
     let mut text = String::new();
     for (place, manifest) in described {

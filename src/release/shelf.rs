@@ -29,8 +29,8 @@ use super::trial::{self, Ended, How, Moment, Now, Record, Trial, Verdict};
 use super::version::ReleaseVersion;
 use crate::store::{RealDisk, Store, StoreError};
 
-/// Where the releases are. Not in the daemon's state folder: what root runs must not lie where the daemon's own user will
-/// write one day, and a master's new card needs an empty state folder for `crew restore`.
+/// Where the releases are. Not in the daemon's state folder: what root runs must not lie where the daemon's own user
+/// writes, and a master's new card needs an empty state folder for `crew restore`.
 pub const ROOT: &str = "/var/lib/beehive-releases";
 
 /// So many releases are kept: the one in use, the one before, and the one that comes next. Each takes some 6 MB of the card.
@@ -51,7 +51,7 @@ const LOCK_AGAIN: Duration = Duration::from_millis(20);
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 /// Looked at by `beehive-release.service` (`ConditionPathIsSymbolicLink=`), so that nothing runs while nothing is on trial.
-const TRIAL: &str = "trial";
+pub(super) const TRIAL: &str = "trial";
 const STATE: &str = "state";
 const RECORD: &str = "trial";
 

@@ -1,18 +1,30 @@
 //! The daemon of a release on trial says that it is healthy: it has been up for some time, is connected, and hears the
 //! coordinator live. On the master that is its own coordinator, through the broker, in the term that the manifest grants:
 //! only who has taken it up can sign so.
+//!
+//! The shelf is root's, and what root runs is on it. A daemon that is not root says so in a file of its own instead
+//! ([`HEALTHY`]); the guard, which is root's, believes it of the start that it has just seen.
 
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use beehive_mqtt::Topic;
 use beehive_mqtt::coordinator::CoordinatorState;
 use tokio::sync::mpsc;
 
-use super::shelf::{Judged, Shelf, ShelfError};
+use super::shelf::{Judged, Shelf, ShelfError, TRIAL};
 use super::trial::{Moment, is_healthy};
 use super::version::ReleaseVersion;
 use crate::clock::Clock;
 use crate::link::{Link, LinkEvent};
+
+/// The file in the folder of `/run` in which a daemon says that its release, whose version stands there, is healthy.
+pub const HEALTHY: &str = "healthy";
+
+/// More than a version.
+const MAX_HEALTHY_BYTES: u64 = 256;
 
 /// How many events may wait between the link and the agent; the link's own channel is before it.
 const EVENTS: usize = 64;
@@ -46,23 +58,71 @@ pub fn on_trial() -> Option<Own> {
             }
             record.trial.filter(|trial| trial.version == own.version).map(|_| own)
         }
-        Err(error) => {
+        // the record is root's to read, and the mark of a trial everybody's
+        Err(_) if fs::read_link(own.root.join(TRIAL)).is_ok_and(|to| to == Path::new(own.version.as_str())) => {
+            Some(own)
+        }
+        Err(error) if is_ours(&own.root) => {
             tracing::error!("whether this release is on trial cannot be told: {error}");
             None
         }
+        Err(_) => None,
     }
 }
 
-fn confirm(own: &Own) -> Result<Judged, ShelfError> {
+/// Whether the shelf is this user's to change.
+fn is_ours(root: &Path) -> bool {
+    let own = rustix::process::geteuid();
+    own.is_root() || root.metadata().is_ok_and(|found| found.uid() == own.as_raw())
+}
+
+/// What came of saying that one is healthy.
+enum Told {
+    Judged(Judged),
+    /// The guard is told, and judges at its next look.
+    Guard,
+}
+
+fn confirm(own: &Own, run_dir: &Path) -> Result<Told, ShelfError> {
+    if !is_ours(&own.root) {
+        let path = run_dir.join(HEALTHY);
+        let written = fs::write(&path, own.version.as_str());
+        return written.map(|()| Told::Guard).map_err(|source| ShelfError::Io { what: "write", path, source });
+    }
     // neither matters to a confirmation
     let (boot, ms) = ("", Clock.now().as_ms());
-    Shelf::open(&own.root)?.judge(boot, ms, &Moment::Healthy(own.version.clone()))
+    Shelf::open(&own.root)?.judge(boot, ms, &Moment::Healthy(own.version.clone())).map(Told::Judged)
+}
+
+/// What the guard believes: the version that the daemon of this start has called healthy. A link, a pipe or a large file in that
+/// place, which is not root's alone, is nothing.
+pub(super) fn said_healthy(run_dir: &Path) -> Option<ReleaseVersion> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).ok()?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(run_dir.join(HEALTHY)).ok()?;
+    let mut text = String::new();
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
+    file.take(MAX_HEALTHY_BYTES).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Before a start: what the daemon before it said is of no weight for the next one.
+pub(super) fn forget_healthy(run_dir: &Path) -> io::Result<()> {
+    match fs::remove_file(run_dir.join(HEALTHY)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Lets what comes from the link through, and confirms the release when it has heard the coordinator.
-pub fn confirm_when_heard(own: Own, link: &Link, mut from: mpsc::Receiver<LinkEvent>) -> mpsc::Receiver<LinkEvent> {
+pub fn confirm_when_heard(
+    own: Own,
+    run_dir: &Path,
+    link: &Link,
+    mut from: mpsc::Receiver<LinkEvent>,
+) -> mpsc::Receiver<LinkEvent> {
     let (to, events) = mpsc::channel(EVENTS);
-    let (link, started_ms) = (link.clone(), Clock.now().as_ms());
+    let (link, run_dir, started_ms) = (link.clone(), run_dir.to_owned(), Clock.now().as_ms());
     tracing::info!("release {} is on trial", own.version);
     tokio::spawn(async move {
         let mut own = Some(own);
@@ -80,11 +140,15 @@ pub fn confirm_when_heard(own: Own, link: &Link, mut from: mpsc::Receiver<LinkEv
             }
             if heard.is_some_and(|retained| is_healthy(started_ms, Clock.now().as_ms(), retained)) {
                 if let Some(own) = own.take() {
-                    tokio::task::spawn_blocking(move || match confirm(&own) {
-                        Ok(Judged::Over(_)) => tracing::info!("release {} is confirmed", own.version),
+                    let run_dir = run_dir.clone();
+                    tokio::task::spawn_blocking(move || match confirm(&own, &run_dir) {
+                        Ok(Told::Guard) => tracing::info!("release {} is healthy: the guard is told", own.version),
+                        Ok(Told::Judged(Judged::Over(_))) => tracing::info!("release {} is confirmed", own.version),
                         // somebody was quicker: its trial is over already, or it is being left
-                        Ok(Judged::Nothing) => tracing::info!("release {} is no longer on trial", own.version),
-                        Ok(Judged::WentBack { to, reason }) => {
+                        Ok(Told::Judged(Judged::Nothing)) => {
+                            tracing::info!("release {} is no longer on trial", own.version)
+                        }
+                        Ok(Told::Judged(Judged::WentBack { to, reason })) => {
                             tracing::warn!("release {} is left for {to} at the next start: {reason}", own.version);
                         }
                         Err(error) => tracing::error!("release {} cannot be confirmed: {error}", own.version),
@@ -99,6 +163,36 @@ pub fn confirm_when_heard(own: Own, link: &Link, mut from: mpsc::Receiver<LinkEv
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_guard_believes_a_plain_file_of_this_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(HEALTHY);
+        assert_eq!(said_healthy(dir.path()), None);
+        fs::write(&path, "1.2.3").unwrap();
+        assert_eq!(said_healthy(dir.path()).unwrap().as_str(), "1.2.3");
+        forget_healthy(dir.path()).unwrap();
+        forget_healthy(dir.path()).unwrap();
+        assert_eq!(said_healthy(dir.path()), None);
+        // nothing that would lead elsewhere, hold the guard up or fill its memory
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, "1.2.3").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert_eq!(said_healthy(dir.path()), None);
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(said_healthy(dir.path()), None);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, " ".repeat(300) + "1.2.3").unwrap();
+        assert_eq!(said_healthy(dir.path()), None);
+    }
 
     #[test]
     fn a_program_on_a_shelf_knows_its_release() {

@@ -1,6 +1,6 @@
 //! What outlives the daemon, under a real systemd: the watchdog's bite at a loop that does not come round, the fan, the
-//! Pi's LEDs, the power line. `/sys/class/thermal`, `leds` and `hwmon` are covered with files of the test's, because the
-//! emulated board has no sensor and no LED; the fan is the register of the device on the I2C bus.
+//! Pi's LEDs, the power line. `/sys/class/thermal` and `hwmon` are covered with files of the test's, because the emulated board
+//! has no sensor; the fan is the register of the device on the I2C bus, the LEDs are in the kernel's class.
 
 use beehive_mqtt::node::{NodeEventKind, PartStatus, PowerPhase};
 
@@ -20,25 +20,23 @@ const UNIT: (&str, &str) = (
 const REST: &str = "[poe_hat]\nbus = \"/dev/i2c-1\"\npoll_ms = 250\n\n[cluster]\nnodes = []\n\n[button]\n\
                     short_max_ms = 1500\nhold_ms = 2000\nreset_from_ms = 4000\nreset_until_ms = 6000\nstuck_after_ms = 8000\n";
 
-/// Covers three folders of the kernel's with the test's, and starts the daemon anew.
+/// Covers two folders of the kernel's with the test's, and starts the daemon anew.
 fn cover(machine: &Machine) {
     machine.ctl("system systemctl stop beehive");
     machine.ctl(
-        "cd /proc/1/root/run && mkdir -p fake/leds/ACT fake/leds/PWR fake/thermal/thermal_zone0 fake/hwmon/hwmon0 && \
-         echo 'none [mmc0] timer' >fake/leds/ACT/trigger && echo 'none [default-on] timer' >fake/leds/PWR/trigger && \
-         for led in ACT PWR; do echo 0 >fake/leds/$led/brightness; echo 255 >fake/leds/$led/max_brightness; done && \
+        "cd /proc/1/root/run && mkdir -p fake/thermal/thermal_zone0 fake/hwmon/hwmon0 && \
          echo cpu-thermal >fake/thermal/thermal_zone0/type && echo 46000 >fake/thermal/thermal_zone0/temp && \
          echo rpi_volt >fake/hwmon/hwmon0/name && echo 0 >fake/hwmon/hwmon0/in0_lcrit_alarm",
     );
-    for class in ["leds", "thermal", "hwmon"] {
+    for class in ["thermal", "hwmon"] {
         machine.ctl(&format!("system mount --bind /run/fake/{class} /sys/class/{class}"));
     }
     machine.ctl("system systemctl start beehive");
 }
 
-/// What a fake file says; the answer has to end with a line's end, which what the daemon writes lacks.
-fn fake(machine: &Machine, path: &str) -> String {
-    machine.ctl(&format!("echo $(cat /proc/1/root/run/fake/{path})"))
+/// The trigger of an LED, as the kernel shows it.
+fn trigger(machine: &Machine, led: &str) -> String {
+    machine.ctl(&format!("sed -n 's/.*\\[\\(.*\\)\\].*/\\1/p' /sys/class/leds/{led}/trigger"))
 }
 
 fn fan(machine: &Machine) -> String {
@@ -104,7 +102,7 @@ fn what_outlives_the_daemon() {
         machine.ctl(&format!("press {press}"));
         from = wire.wait_event(ONE, from, NodeEventKind::Gesture, "short") + 1;
     }
-    assert_eq!(fake(&machine, "leds/PWR/trigger"), "none");
+    assert_eq!(trigger(&machine, "PWR"), "none");
 
     // each threshold of a held button is told as it is passed, over MQTT and on PWR; after the last one it means nothing
     machine.ctl("hold");
@@ -112,7 +110,7 @@ fn what_outlives_the_daemon() {
     for (threshold, led) in [("hold", "press_hold"), ("reset_from", "press_reset"), ("reset_until", "press_short")] {
         let told = wire.wait_event(ONE, from, NodeEventKind::ButtonThreshold, threshold);
         from = wire.wait_led(ONE, told, led);
-        assert_eq!(fake(&machine, "leds/PWR/trigger"), "none", "{threshold}");
+        assert_eq!(trigger(&machine, "PWR"), "none", "{threshold}");
     }
     let told = wire.wait_event(ONE, from, NodeEventKind::ButtonThreshold, "stuck");
     machine.ctl("release");
@@ -129,8 +127,8 @@ fn what_outlives_the_daemon() {
         machine.ctl(&format!("kill -{how} {pid}"));
         wait_fan(&machine, "ff");
         // the LEDs come before the fan
-        assert_eq!(fake(&machine, "leds/ACT/trigger"), "mmc0", "{gone}");
-        assert_eq!(fake(&machine, "leds/PWR/trigger"), "default-on", "{gone}");
+        assert_eq!(trigger(&machine, "ACT"), "mmc0", "{gone}");
+        assert_eq!(trigger(&machine, "PWR"), "default-on", "{gone}");
         assert_eq!((machine.lows(), machine.ctl("level 4").as_str()), (0, "1"), "{gone}");
         machine.ctl("rm /proc/1/root/run/hold");
         wire.wait_info(ONE, "the next daemon", from, |info| info.button.status == PartStatus::Works);

@@ -21,7 +21,7 @@ fn master(wire: &Wire, rest: &str) -> String {
 }
 
 /// Holds the button as long as a power-off wants it, and watches the machine go through all its phases.
-fn power_off_by_button(wire: &Wire, machine: &Machine, node: &str) -> usize {
+pub fn power_off_by_button(wire: &Wire, machine: &Machine, node: &str) -> usize {
     let from = wire.wait_phase(node, 0, PowerPhase::Running);
     machine.ctl("press 4");
     let pressed = wire.wait_event(node, from, NodeEventKind::ButtonPressed, "pressed");
@@ -69,7 +69,7 @@ fn a_hat_that_feeds_the_pi_forbids_the_cut() {
     println!("  resident memory: {memory} kB");
     assert!(memory.parse::<u64>().unwrap() <= 8 * 1024, "more than 8 MB are resident: {memory} kB");
     // nothing exact can be said beside other machines, but a loop that spins takes many seconds
-    assert!(busy < minute / 20, "busy for {busy} ms of {minute}");
+    assert!(busy < minute / 10, "busy for {busy} ms of {minute}");
 
     // two over-currents: each is told once and cleared by writing the bit back
     for count in 1..=2 {

@@ -113,6 +113,47 @@ fn a_flag_of_another_boot_cuts_nothing() {
     machine.wait_off(SHUTDOWN).was_not_cut().said("is not of this boot");
 }
 
+/// Runs a command in the guest as the daemon's user.
+fn as_daemon(machine: &Machine, command: &str) {
+    machine.ctl(&format!("system /usr/bin/setpriv --reuid=beehive --regid=beehive --clear-groups sh -c '{command}'"));
+}
+
+/// A daemon that somebody took over writes a flag of this boot, to have the power cut by `poweroff -f`, which arms nothing.
+#[test]
+fn a_flag_that_the_daemon_wrote_cuts_nothing() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-forged"));
+    write_feed(&machine, "shim");
+    as_daemon(&machine, "cat /proc/sys/kernel/random/boot_id >/run/beehive/poweroff");
+    machine.ctl("system systemctl mask --runtime --quiet beehive-poweroff-flag.service");
+    machine.ctl("system systemctl poweroff");
+    machine.wait_off(SHUTDOWN).was_not_cut().said("/run/beehive/poweroff is not believed: it is not root's");
+}
+
+/// What lies in the place of the flag is taken away by the unit that writes it: a daemon cannot keep the power from being cut.
+/// Nor does it lead root elsewhere by a link.
+#[test]
+fn a_link_in_the_place_of_the_flag_leads_nowhere() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-link"));
+    write_feed(&machine, "shim");
+    as_daemon(&machine, "ln -s /etc/machine-id /run/beehive/poweroff");
+    machine.ctl("system systemctl poweroff");
+    let off = machine.wait_off(SHUTDOWN);
+    off.was_cut().holds("/etc/machine-id", 33);
+}
+
+/// A folder in which everybody may write says nothing, whoever wrote there.
+#[test]
+fn a_folder_of_everybodys_is_not_believed() {
+    let _place = Places::take(1);
+    let machine = boot(&Card::with_hook_only("hook-open"));
+    write_feed(&machine, "shim");
+    machine.ctl("chmod 1777 /proc/1/root/run/beehive");
+    machine.ctl("system systemctl poweroff");
+    machine.wait_off(SHUTDOWN).was_not_cut().said("everybody may write there");
+}
+
 /// A button that is never let go keeps the SHIM's switch closed: after 75 s the hook gives up, and says so. And a feed
 /// record that is too old says nothing.
 #[test]

@@ -78,7 +78,18 @@ pub struct Card {
     second_disk: bool,
     modules: Vec<&'static str>,
     programs: Vec<(PathBuf, &'static str)>,
+    packages: Vec<PathBuf>,
     image_within: Option<&'static str>,
+    ours: Ours,
+}
+
+/// What of beehive lies on the card.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    /// What `hardware/rootfs` and the programs are.
+    Copied,
+    /// Nothing, but what a package brings.
+    Packaged,
 }
 
 impl Card {
@@ -91,7 +102,9 @@ impl Card {
             second_disk: false,
             modules: Vec::new(),
             programs: Vec::new(),
+            packages: Vec::new(),
             image_within: None,
+            ours: Ours::Copied,
         }
     }
 
@@ -104,6 +117,27 @@ impl Card {
             card.files.insert(format!("etc/beehive/identity/{file}"), text);
         }
         card
+    }
+
+    /// Nothing of ours: this configuration and the keys lie in `/root/etc`, for whoever installs a package.
+    pub fn without_beehive(name: &str, configuration: &str) -> Self {
+        let mut card = Self { ours: Ours::Packaged, ..Self::with_daemon(name, configuration) };
+        let files = std::mem::take(&mut card.files);
+        card.files = files.into_iter().map(|(path, text)| (path.replace("etc/beehive", "root/etc"), text)).collect();
+        card
+    }
+
+    /// The same with its configuration where it counts.
+    pub fn configured(mut self) -> Self {
+        let files = std::mem::take(&mut self.files);
+        self.files = files.into_iter().map(|(path, text)| (path.replace("root/etc", "etc/beehive"), text)).collect();
+        self
+    }
+
+    /// A package that is installed while the image is made.
+    pub fn package(mut self, deb: &Path) -> Self {
+        self.packages.push(deb.to_owned());
+        self
     }
 
     /// The same with one more file.
@@ -137,10 +171,25 @@ impl Card {
     /// Builds the image in `dir`.
     fn write(&self, dir: &Path) -> PathBuf {
         let files = dir.join("files");
-        let copied = Command::new("cp").arg("-a").arg(repository().join("hardware/rootfs/.")).arg(&files).status();
-        assert!(copied.is_ok_and(|status| status.success()), "cp of hardware/rootfs failed");
+        match self.ours {
+            Ours::Copied => {
+                let tree = repository().join("hardware/rootfs/.");
+                let copied = Command::new("cp").arg("-a").arg(tree).arg(&files).status();
+                assert!(copied.is_ok_and(|status| status.success()), "cp of hardware/rootfs failed");
+            }
+            Ours::Packaged => fs::create_dir(&files).unwrap(),
+        }
         if !self.daemon {
-            fs::remove_file(files.join("etc/systemd/system/multi-user.target.wants/beehive.service")).unwrap();
+            // what runs the program, which is not on this card
+            for link in [
+                "multi-user.target.wants/beehive.service",
+                "multi-user.target.wants/beehive-announce.service",
+                "multi-user.target.wants/beehive-announce.path",
+                "multi-user.target.wants/beehive-enrol.service",
+                "sysinit.target.wants/beehive-card.service",
+            ] {
+                fs::remove_file(files.join("etc/systemd/system").join(link)).unwrap();
+            }
         }
         for (path, text) in &self.files {
             let path = files.join(path);
@@ -150,8 +199,10 @@ impl Card {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             }
         }
-        place(&program("beehive-cut"), &files.join("usr/lib/systemd/system-shutdown/beehive-cut"));
-        if self.daemon {
+        if self.ours == Ours::Copied {
+            place(&program("beehive-cut"), &files.join("usr/lib/systemd/system-shutdown/beehive-cut"));
+        }
+        if self.ours == Ours::Copied && self.daemon {
             place(&program("beehive"), &files.join("usr/bin/beehive"));
         }
         for (from, to) in &self.programs {
@@ -165,7 +216,10 @@ impl Card {
             fs::copy(kernel_module(module), files.join(name)).unwrap();
         }
         let image = dir.join("card.img");
-        let built = Command::new(kit("rootfs")).args(["-n", &self.name]).arg(&image).arg(&files).status().unwrap();
+        // as a package does when it is installed: the image's systemd does not make users at its start
+        let mut rootfs = Command::new(kit("rootfs"));
+        rootfs.args(["-n", &self.name, "-r", "systemd-sysusers"]).arg(&image).arg(&files).args(&self.packages);
+        let built = rootfs.status().unwrap();
         assert!(built.success(), "hardware/virtual-pi/rootfs failed for {}", self.name);
         fs::remove_dir_all(&files).unwrap();
         image
@@ -188,7 +242,8 @@ fn kernel_module(path: &str) -> PathBuf {
     folder.join("kernel").join(path)
 }
 
-fn place(from: &Path, to: &Path) {
+/// Puts a program there.
+pub fn place(from: &Path, to: &Path) {
     fs::create_dir_all(to.parent().unwrap()).unwrap();
     fs::copy(from, to).unwrap();
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
@@ -215,6 +270,48 @@ impl Hat {
     }
 }
 
+/// Where on the first disk the system is.
+#[derive(Clone, Copy, Debug)]
+enum Root {
+    /// The disk is its file system.
+    Whole,
+    /// The second partition, that many bytes from the beginning.
+    Second { from: u64 },
+}
+
+impl Root {
+    fn kernel_argument(self) -> &'static str {
+        match self {
+            Self::Whole => "",
+            Self::Second { .. } => "vpi.root=/dev/vda2",
+        }
+    }
+
+    /// How long the machine may run. A first boot with cloud-init takes minutes of it.
+    fn seconds(self) -> &'static str {
+        match self {
+            Self::Whole => "900",
+            Self::Second { .. } => "1500",
+        }
+    }
+
+    /// As e2fsck takes it.
+    fn place_in(self, disk: &Path) -> String {
+        match self {
+            Self::Whole => disk.display().to_string(),
+            Self::Second { from } => format!("{}?offset={from}", disk.display()),
+        }
+    }
+}
+
+/// How a machine is switched on.
+#[derive(Clone, Debug)]
+struct Power {
+    hat: Hat,
+    root: Root,
+    ports: Vec<(u16, u16)>,
+}
+
 #[derive(Default)]
 struct Console {
     lines: Mutex<Vec<String>>,
@@ -233,6 +330,8 @@ impl Console {
 pub struct Machine {
     name: String,
     disks: Vec<PathBuf>,
+    root: Root,
+    ports: Vec<(u16, u16)>,
     child: Child,
     console: Arc<Console>,
     /// Taken when the machine is off.
@@ -250,15 +349,43 @@ impl Machine {
             make_disk(&disk);
             disks.push(disk);
         }
-        Self::start(card.name.clone(), dir, disks, hat)
+        Self::start(card.name.clone(), dir, disks, Power { hat, root: Root::Whole, ports: Vec::new() })
     }
 
-    fn start(name: String, dir: TempDir, disks: Vec<PathBuf>, hat: Hat) -> Self {
+    /// Switches on a machine with a disk that somebody else made: its second partition holds the system, `root_from` bytes from
+    /// the disk's beginning. `make` gets the folder in which the disk is to lie.
+    pub fn boot_partitioned(name: &str, root_from: u64, make: impl FnOnce(&Path) -> PathBuf) -> Self {
+        Self::boot_reachable(name, root_from, &[], make)
+    }
+
+    /// The same, with ports of this machine's loopback that lead to ports of its own: (here, there).
+    pub fn boot_reachable(
+        name: &str,
+        root_from: u64,
+        ports: &[(u16, u16)],
+        make: impl FnOnce(&Path) -> PathBuf,
+    ) -> Self {
+        let dir = tempfile::Builder::new().prefix("vpi-").tempdir().unwrap();
+        let disk = make(dir.path());
+        let ports = ports.to_vec();
+        let power = Power { hat: Hat::Absent, root: Root::Second { from: root_from }, ports };
+        Self::start(name.to_owned(), dir, vec![disk], power)
+    }
+
+    fn start(name: String, dir: TempDir, disks: Vec<PathBuf>, power: Power) -> Self {
         let mut command = Command::new(kit("boot-system"));
         command
-            .args(["-c", "-keep", "-t", "540", "-d"])
+            .args(["-c", "-keep", "-t", power.root.seconds(), "-d"])
             .arg(dir.path())
-            .args(["-a", "systemd.show_status=1", "-a", &hat.kernel_arguments()])
+            .args([
+                "-a",
+                "systemd.show_status=1",
+                "-a",
+                &power.hat.kernel_arguments(),
+                "-a",
+                power.root.kernel_argument(),
+            ])
+            .args(power.ports.iter().flat_map(|(here, there)| ["-f".to_owned(), format!("{here}:{there}")]))
             .arg(&disks[0])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -281,7 +408,7 @@ impl Machine {
             drop(lines);
             writer.more.notify_all();
         });
-        Self { name, disks, child, console, dir: Some(dir) }
+        Self { name, disks, root: power.root, ports: power.ports, child, console, dir: Some(dir) }
     }
 
     fn folder(&self) -> &Path {
@@ -291,19 +418,32 @@ impl Machine {
     /// Runs a command in the guest's outside world (`hardware/virtual-pi/guest/commands`), waiting until it answers.
     /// `None` if it failed or the machine is off.
     pub fn try_ctl(&self, command: &str) -> Option<String> {
-        let seconds = BOOT.as_secs().to_string();
-        let output = Command::new(kit("ctl")).arg(self.folder()).args(["-w", &seconds, command]).output().unwrap();
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        self.run_ctl(command).ok()
     }
 
     /// The same for a command that must work.
     pub fn ctl(&self, command: &str) -> String {
-        self.try_ctl(command).unwrap_or_else(|| self.fail(&format!("`{command}` failed in the guest")))
+        self.run_ctl(command).unwrap_or_else(|why| self.fail(&format!("`{command}` failed in the guest: {why}")))
+    }
+
+    fn run_ctl(&self, command: &str) -> Result<String, String> {
+        let seconds = BOOT.as_secs().to_string();
+        let output = Command::new(kit("ctl")).arg(self.folder()).args(["-w", &seconds, command]).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if output.status.success() {
+            return Ok(said(&output.stdout));
+        }
+        Err(format!("{}; {} {}", output.status, said(&output.stdout), said(&output.stderr)))
     }
 
     /// Waits until systemd has started everything.
     pub fn wait_up(&self) {
-        let deadline = Instant::now() + BOOT;
+        self.wait_up_within(BOOT);
+    }
+
+    /// The same, with more patience.
+    pub fn wait_up_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
         loop {
             // its status is not 0 while it says `starting`
             let state = self.try_ctl("system systemctl is-system-running || true").unwrap_or_default();
@@ -361,18 +501,30 @@ impl Machine {
         self.ended(status, Instant::now() + limit)
     }
 
+    /// The mains fail at this instant.
+    pub fn mains_fail(mut self) -> Off {
+        self.pull_the_plug();
+        let status = self.child.wait().unwrap();
+        self.ended(status, Instant::now() + SHUTDOWN)
+    }
+
     fn ended(mut self, status: ExitStatus, deadline: Instant) -> Off {
         // the reader of the console holds the other reference until it has read the end
         while Arc::strong_count(&self.console) > 1 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        let check = |disk| Command::new("/sbin/e2fsck").arg("-fn").arg(disk).output().unwrap().status.code();
+        let root = self.root;
+        let check = |disk: &PathBuf| {
+            Command::new("/sbin/e2fsck").arg("-fn").arg(root.place_in(disk)).output().unwrap().status.code()
+        };
         Off {
             name: self.name.clone(),
             status,
             console: self.console.lines().clone(),
             file_systems: self.disks.iter().map(check).collect(),
             disks: self.disks.clone(),
+            root: self.root,
+            ports: std::mem::take(&mut self.ports),
             dir: self.dir.take().unwrap(),
         }
     }
@@ -411,13 +563,15 @@ pub struct Off {
     console: Vec<String>,
     file_systems: Vec<Option<i32>>,
     disks: Vec<PathBuf>,
+    root: Root,
+    ports: Vec<(u16, u16)>,
     dir: TempDir,
 }
 
 impl Off {
     /// Switches the machine on again, with the same card.
     pub fn boot_again(self, hat: Hat) -> Machine {
-        Machine::start(self.name, self.dir, self.disks, hat)
+        Machine::start(self.name, self.dir, self.disks, Power { hat, root: self.root, ports: self.ports })
     }
 
     fn count(&self, text: &str) -> usize {
@@ -483,6 +637,15 @@ impl Off {
         self.check(copy.is_file(), &format!("{path} is not on the card: {}", String::from_utf8_lossy(&dumped.stderr)));
         let status = Command::new("/sbin/e2fsck").arg("-fn").arg(&copy).output().unwrap().status.code();
         self.check(status == Some(0), &format!("e2fsck -fn said {status:?} of {path}"));
+        self
+    }
+
+    /// A file of the card has that many bytes.
+    pub fn holds(&self, path: &str, bytes: u64) -> &Self {
+        let said =
+            Command::new("/sbin/debugfs").args(["-R", &format!("stat {path}")]).arg(&self.disks[0]).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        self.check(said.contains(&format!("Size: {bytes}\n")), &format!("{path} has not {bytes} bytes: {said}"));
         self
     }
 

@@ -7,14 +7,19 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // a program of its own, of tests alone
 
 mod agent;
+mod card_life;
 #[path = "../common/mod.rs"]
 mod common;
+mod crew;
 mod daemon;
 mod doors;
 mod hook;
 #[path = "../common/keys.rs"]
 mod keys;
 mod machine;
+mod own_image;
+mod own_user;
+mod packages;
 mod pins;
 mod releases;
 mod wire;

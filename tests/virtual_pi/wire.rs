@@ -191,7 +191,7 @@ impl Wire {
     pub fn console(&self, words: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_beehive"))
             .args(["--broker", &format!("127.0.0.1:{}", self.port), "--crew", CREW, "--user", "test"])
-            .args(["--timeout", "300"])
+            .args(["--timeout", "900"])
             .arg("--identity")
             .arg(KEYS.user_dir("test"))
             .args(words)

@@ -1,9 +1,11 @@
 //! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
 
-use super::{Action, Coordinator, Heeds, KubeOwner, Operation, PowerSwitch, Release, Saved, Scope, Secret, Step};
+use super::{
+    Action, Coordinator, Hearing, Heeds, KubeOwner, Operation, PowerSwitch, Release, Saved, Scope, Secret, Step,
+};
 use crate::Instant;
 use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduling};
-use crate::plan::{Belongs, Weight};
+use crate::plan::{self, Belongs, Weight};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
@@ -77,6 +79,12 @@ impl Live {
     pub(super) fn slept(&mut self, ms: u64) {
         self.begun = self.begun.plus_ms(ms);
         self.deadline = self.deadline.plus_ms(ms);
+    }
+
+    /// For so long, until now, no node could be heard: one that says nothing is given that time again. The step's own time runs on,
+    /// as it does for what is at work without us.
+    pub(super) fn was_alone(&mut self, now: Instant, ms: u64) {
+        self.begun = self.begun.plus_ms(ms).min(now);
     }
 }
 
@@ -190,6 +198,7 @@ impl Coordinator {
             for _ in 0..rounds {
                 let before = self.operation(&id).map(|operation| operation.revision);
                 self.drive_running(now, &id);
+                self.take_along(now, &id);
                 self.begin_pending(now, &id);
                 if self.operation(&id).map(|operation| operation.revision) == before {
                     break;
@@ -228,6 +237,31 @@ impl Coordinator {
     }
 
     // ---- beginning
+
+    /// A Pi that was away when the end of all was planned, and is heard before the master goes, goes before it: once the
+    /// master is off nobody is left to say that it is on.
+    fn take_along(&mut self, now: Instant, id: &OperationId) {
+        let Some(operation) = self.operation(id) else { return };
+        if operation.kind != OperationKind::Shutdown || operation.phase != OperationPhase::Running {
+            return;
+        }
+        let masters = |step: &Step| step.node == self.config.master && step.state == StepState::Pending;
+        let Some(last) = operation.steps.iter().position(masters) else { return };
+        let late = |node: &NodeName| self.is_online(now, node) && operation.steps.iter().all(|step| step.node != *node);
+        let late: Vec<_> = self.workers().iter().filter(|node| late(node)).map(|node| self.plan_node(node)).collect();
+        if late.is_empty() {
+            return;
+        }
+        let Some(operation) = self.operation_mut(id) else { return };
+        let stage = operation.steps.get(last).map_or(0, |step| step.stage);
+        // nothing behind this place has begun, so that what runs keeps its index
+        for step in operation.steps.iter_mut().skip(last) {
+            step.stage += 1;
+        }
+        let steps = plan::shutdown_of(&late, stage).into_iter().map(Step::from);
+        operation.steps.splice(last..last, steps);
+        operation.revision += 1;
+    }
 
     fn begin_pending(&mut self, now: Instant, id: &OperationId) {
         let Some(operation) = self.operation(id) else { return };
@@ -283,16 +317,24 @@ impl Coordinator {
                 continue;
             }
             let looks = operation.heeds == Heeds::Blockers && takes_slot(operation, step.kind);
-            let mut refusal = self.slot_refusal(operation, step.kind, &node);
+            // one who was off before is nobody's work yet, so that it holds no slot
+            let untold = empties && is_rolling(operation.kind) && self.is_untold(&node);
+            let mut refusal = match untold {
+                true => Some(Text::cut("waits for its word: it was not heard, and Kubernetes has no such Node")),
+                false => self.slot_refusal(operation, step.kind, &node),
+            };
             if refusal.is_none() && looks {
                 refusal = self.blocked(now, &node);
             }
             if let Some(reason) = refusal {
                 // told in the node's steps through `waits`
-                let wait = self.told.slot_waits.entry((id.clone(), node)).or_insert((Text::new(), now));
+                let wait = self.told.slot_waits.entry((id.clone(), node.clone())).or_insert((Text::new(), now));
                 wait.0 = reason;
                 let (reason, since) = wait.clone();
-                if now.since_ms(since) >= SLOT_WAIT_MS {
+                let listened = self.listened_until(now).since_ms(since);
+                if untold && listened >= super::SILENT_MS && self.is_silent(now, &node) {
+                    self.end(now, id, index, StepState::Failed, Text::cut("the node is silent"));
+                } else if now.since_ms(since) >= SLOT_WAIT_MS {
                     let reason = Text::format(format_args!("timed out: {reason}"));
                     self.end(now, id, index, StepState::Failed, reason);
                 }
@@ -307,6 +349,11 @@ impl Coordinator {
     /// answers, nobody else will.
     fn need_not_be_emptied(&self, now: Instant, kind: OperationKind, node: &NodeName) -> bool {
         is_rolling(kind) && self.is_blank_by_its_own_word(now, node)
+    }
+
+    /// Whether a node was not heard and the API server knows no Node of its name.
+    fn is_untold(&self, node: &NodeName) -> bool {
+        self.state_of(node).is_none() && self.kube_node(node) == Ok(None)
     }
 
     /// Whether a node is there and says that it is in no cluster, and nothing of it is cordoned by us.
@@ -519,7 +566,11 @@ impl Coordinator {
             let sends = if live.kube.is_some() { live.deadline } else { live.send_at.min(live.deadline) };
             // after that a silent node is given up
             let patience = live.begun.plus_ms(super::SILENT_MS);
-            if live.patient == Patient::Yes { sends.min(patience) } else { sends }
+            match (live.patient, self.hearing) {
+                (Patient::Yes, Hearing::Yes) => sends.min(patience),
+                // nobody is given up meanwhile
+                (Patient::Yes, Hearing::NotSince(_)) | (Patient::No, _) => sends,
+            }
         }))
     }
 
@@ -548,8 +599,9 @@ impl Coordinator {
             if !known {
                 self.after_restart(id, index);
             }
+            let listened = self.listened_until(now);
             if let Some(live) = self.live.get_mut(&(id.clone(), index)) {
-                if now.since_ms(live.begun) >= super::SILENT_MS {
+                if listened.since_ms(live.begun) >= super::SILENT_MS {
                     live.patient = Patient::No;
                 }
             }

@@ -127,6 +127,15 @@ pub struct FirstSession {
     pub nonce: Nonce,
 }
 
+/// Whether there is a connection to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerLink {
+    /// Connected and subscribed: what is said from now on is heard.
+    Up,
+    /// Not connected: nobody can be heard, so nobody's silence says anything.
+    Down,
+}
+
 /// What happens to the coordinator.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -174,6 +183,8 @@ pub enum Event {
         /// What.
         request: ConsoleRequest,
     },
+    /// The connection to the broker. A coordinator starts without one, and hears nobody before this.
+    Broker(BrokerLink),
     /// The crew's manifest grants this term to this node.
     Term(u64),
     /// A new session, as [`Action::NewSession`] wanted: random, and never used before.
@@ -344,6 +355,14 @@ impl Seen {
     }
 }
 
+/// Whether anybody can be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hearing {
+    Yes,
+    /// There is no connection to the broker, since then.
+    NotSince(Instant),
+}
+
 /// Who asked the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KubeOwner {
@@ -358,6 +377,9 @@ pub struct Coordinator {
     record: CoordinatorRecord,
     stored: CoordinatorRecord,
     started: Instant,
+    hearing: Hearing,
+    /// Since when it has been listening; what it could not hear in between is left out.
+    listens_since: Instant,
     seen: BTreeMap<NodeName, Seen>,
     /// Who writes in a version that is not spoken here, and has said nothing else.
     unspoken: BTreeMap<NodeName, SpokenVersion>,
@@ -407,6 +429,8 @@ impl Coordinator {
             stored: record.clone(),
             record,
             started: now,
+            hearing: Hearing::NotSince(now),
+            listens_since: now,
             seen: BTreeMap::new(),
             unspoken: BTreeMap::new(),
             since: VerbName::since,
@@ -477,12 +501,48 @@ impl Coordinator {
         if slept_ms < ASLEEP_MS {
             return;
         }
-        for seen in self.seen.values_mut() {
-            seen.heard = seen.heard.plus_ms(slept_ms).min(now);
-            seen.presence_at = seen.presence_at.plus_ms(slept_ms).min(now);
+        match self.hearing {
+            Hearing::Yes => self.heard_nobody(now, slept_ms),
+            // left out as a whole when the connection is back
+            Hearing::NotSince(_) => {}
         }
         for live in self.live.values_mut() {
             live.slept(slept_ms);
+        }
+    }
+
+    /// For so long, until now, nobody could be heard.
+    fn heard_nobody(&mut self, now: Instant, for_ms: u64) {
+        self.listens_since = self.listens_since.plus_ms(for_ms).min(now);
+        for seen in self.seen.values_mut() {
+            seen.heard = seen.heard.plus_ms(for_ms).min(now);
+            seen.presence_at = seen.presence_at.plus_ms(for_ms).min(now);
+        }
+        for (_, since) in self.told.slot_waits.values_mut() {
+            *since = since.plus_ms(for_ms).min(now);
+        }
+    }
+
+    fn on_broker(&mut self, now: Instant, link: BrokerLink) {
+        match (link, self.hearing) {
+            (BrokerLink::Up, Hearing::NotSince(since)) => {
+                let deaf_ms = now.since_ms(since);
+                self.hearing = Hearing::Yes;
+                self.heard_nobody(now, deaf_ms);
+                for live in self.live.values_mut() {
+                    live.was_alone(now, deaf_ms);
+                }
+            }
+            (BrokerLink::Down, Hearing::Yes) => self.hearing = Hearing::NotSince(now),
+            (BrokerLink::Up, Hearing::Yes) | (BrokerLink::Down, Hearing::NotSince(_)) => {}
+        }
+    }
+
+    /// Until when everybody could be heard: nothing is concluded from what was not said after that.
+    fn listened_until(&self, now: Instant) -> Instant {
+        match self.hearing {
+            Hearing::Yes => now,
+            Hearing::NotSince(since) => since.min(now),
         }
     }
 
@@ -494,6 +554,7 @@ impl Coordinator {
             Event::Result { node, result } => self.on_result(now, &node, &result),
             Event::Request { node, request } => self.on_node_request(now, &node, &request),
             Event::Console { user, key, request } => self.on_console(now, &user, key, request),
+            Event::Broker(link) => self.on_broker(now, link),
             Event::Term(term) => self.record.term = term,
             Event::Session(nonce) => {
                 self.nonce = nonce;
@@ -651,11 +712,12 @@ impl Coordinator {
             None => return,
         }
         self.unspoken.remove(&node);
+        let listened = self.listened_until(now);
         let seen = self.seen.entry(node).or_insert_with(|| Seen::new(now));
         // the later one counts. A card that was replaced counts from one again; nobody swaps it without being silent
         if let Some(last) = &seen.state {
             let older = (state.start, state.revision) < (last.start, last.revision);
-            if older && (last.boot == state.boot || !seen.is_silent(now)) {
+            if older && (last.boot == state.boot || !seen.is_silent(listened)) {
                 return;
             }
             // a boot that has ended does not come back: that is a message that was kept
@@ -699,7 +761,7 @@ impl Coordinator {
     }
 
     fn is_online(&self, now: Instant, node: &NodeName) -> bool {
-        self.seen.get(node).is_some_and(|seen| seen.is_online(now))
+        self.seen.get(node).is_some_and(|seen| seen.is_online(self.listened_until(now)))
     }
 
     /// Whether a node may be on: connected, or gone for so short a time that its agent may only have restarted. After its
@@ -718,8 +780,10 @@ impl Coordinator {
         self.seen.get(node).and_then(|seen| seen.state.as_ref())
     }
 
+    /// Whether nothing was heard of a node for so long that nobody is there. Time in which nobody could be heard does not count.
     fn is_silent(&self, now: Instant, node: &NodeName) -> bool {
-        self.seen.get(node).map_or(now.since_ms(self.started) >= SILENT_MS, |seen| seen.is_silent(now))
+        let now = self.listened_until(now);
+        self.seen.get(node).map_or(now.since_ms(self.listens_since) >= SILENT_MS, |seen| seen.is_silent(now))
     }
 
     fn plan_node(&self, name: &NodeName) -> PlanNode {
@@ -745,13 +809,22 @@ impl Coordinator {
         PlanNode { name: name.clone(), belongs, clean, ghost, engine }
     }
 
+    /// As [`Self::plan_node`], for work that makes a node go down: one that was not heard counts as a member of the cluster that is
+    /// there, whatever the API server says. It may have joined a moment before it fell silent, and its kubelet has told nobody
+    /// yet; what is planned for it now is done when it is back, with the care that a member needs.
+    fn plan_node_that_may_have_joined(&self, name: &NodeName) -> PlanNode {
+        let node = self.plan_node(name);
+        let untold = self.state_of(name).is_none() && self.record.cluster.is_some();
+        if untold { node.passing_for_member() } else { node }
+    }
+
     /// As [`Self::plan_node`], for work that takes a slot or destroys: one that was not heard counts as a member while the API
     /// server does not say otherwise. Its steps wait for that word or for the
     /// node's own, and find nothing to do if it is none.
     fn plan_node_that_may_be_inside(&self, name: &NodeName) -> PlanNode {
         let node = self.plan_node(name);
         let untold = self.state_of(name).is_none() && self.kube_node(name).is_err();
-        if untold { PlanNode { belongs: Belongs::Inside, ghost: Ghost::Absent, ..node } } else { node }
+        if untold { node.passing_for_member() } else { node }
     }
 
     /// The Node object, while the API server that answers is that of our cluster; `Err` while it does not answer.

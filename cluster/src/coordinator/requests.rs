@@ -237,10 +237,7 @@ impl Coordinator {
                 return Err(Box::new(reply));
             }
         }
-        let known = |node: &NodeName| match is_rolling(wanted.kind) {
-            true => self.plan_node_that_may_be_inside(node),
-            false => self.plan_node(node),
-        };
+        let known = |node: &NodeName| self.plan_node_for(wanted, node);
         let master = known(&self.config.master);
         let workers: Vec<_> = self.workers().iter().map(known).collect();
         let cluster = self.record.cluster.is_some();
@@ -365,6 +362,29 @@ impl Coordinator {
         )))
     }
 
+    /// What a node that was not heard counts as, for what is wanted.
+    fn plan_node_for(&self, wanted: &Wanted<'_>, name: &NodeName) -> PlanNode {
+        match (wanted.kind, wanted.force) {
+            (OperationKind::Reboot | OperationKind::NodeReboot | OperationKind::NodeShutdown, _) => {
+                self.plan_node_that_may_have_joined(name)
+            }
+            (OperationKind::Upgrade | OperationKind::NodeDrain | OperationKind::NodeLeave, _)
+            | (OperationKind::NodeReset, Force::No) => self.plan_node_that_may_be_inside(name),
+            (
+                OperationKind::Create
+                | OperationKind::Rebuild
+                | OperationKind::Reset
+                | OperationKind::Shutdown
+                | OperationKind::Start
+                | OperationKind::NodeUncordon
+                | OperationKind::NodeJoin
+                | OperationKind::NodeIdentify,
+                _,
+            )
+            | (OperationKind::NodeReset, Force::Yes) => self.plan_node(name),
+        }
+    }
+
     fn plan_for_node(
         &self,
         wanted: &Wanted<'_>,
@@ -373,12 +393,7 @@ impl Coordinator {
     ) -> Result<Vec<PlannedStep>, Box<Reply>> {
         let refused = |code, text: core::fmt::Arguments<'_>| Err(Box::new(Reply::refused(code, text)));
         let unchanged = |text: core::fmt::Arguments<'_>| Err(Box::new(Reply::unchanged(text)));
-        let node = if is_rolling(wanted.kind) || (wanted.kind == OperationKind::NodeReset && wanted.force == Force::No)
-        {
-            self.plan_node_that_may_be_inside(name)
-        } else {
-            self.plan_node(name)
-        };
+        let node = self.plan_node_for(wanted, name);
         let is_master = *name == self.config.master;
         let inside = node.belongs == Belongs::Inside;
         let ours = self.record.cordon_of(name).is_some();
@@ -491,7 +506,7 @@ impl Coordinator {
 
     /// Just after its start the coordinator has not heard everybody; a plan made then would be wrong. Whoever asks, asks again.
     fn knows_too_little(&self, now: Instant) -> bool {
-        if now.since_ms(self.started) >= WARM_UP_MS {
+        if self.listened_until(now).since_ms(self.listens_since) >= WARM_UP_MS {
             return false;
         }
         let all_heard = self.record.known.iter().all(|node| self.state_of(node).is_some());

@@ -10,7 +10,7 @@ use beehive_mqtt::node::Role;
 use beehive_mqtt::{CrewName, MAX_NODES, NodeName};
 use toml::{Table, Value};
 
-use super::{CrewFile, CrewNode, Draft, Network};
+use super::{CrewFile, CrewNode, Draft, JoinWhen, Network};
 use crate::config::{ConfigError, Problem};
 
 /// The master's group.
@@ -664,7 +664,8 @@ pub fn import(text: &str, origin: &str, name: Option<&CrewName>) -> Result<Impor
         node.address.take_if(|address| *address == by_name);
     }
     let operators = operators.iter().map(String::as_str).collect();
-    let text = Draft { crew: &crew, operators, nodes: &nodes, network: &network, settings: &settings }.to_toml();
+    let join = JoinWhen::default();
+    let text = Draft { crew: &crew, operators, join, nodes: &nodes, network: &network, settings: &settings }.to_toml();
     match CrewFile::parse(&text, origin) {
         Ok(file) => Ok(Imported { file, text, left_out: reader.left_out.into_iter().collect() }),
         Err(mut error) => {

@@ -11,7 +11,7 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::crews::Crews;
-use super::{CREW_FILE, CrewFile, CrewNode, Draft, Network, ansible};
+use super::{CREW_FILE, CrewFile, CrewNode, Draft, JoinWhen, Network, ansible};
 use crate::cli::{ConsoleOptions, CrewCommand, ExportFormat, NewCrewFile};
 use crate::config::EngineKind;
 use crate::crew::command::dir_of;
@@ -63,6 +63,7 @@ pub fn run(command: &CrewCommand, options: &ConsoleOptions) -> anyhow::Result<St
         | CrewCommand::Restore { .. }
         | CrewCommand::Master(_)
         | CrewCommand::SignRelease { .. }
+        | CrewCommand::Enrol(_)
         | CrewCommand::Upgrade(_) => anyhow::bail!("this is no command of the crew's file"),
     }
 }
@@ -100,6 +101,12 @@ fn list(crews: &Crews, options: &ConsoleOptions) -> anyhow::Result<String> {
             }
             Err(_) if !path.exists() => format!("no {CREW_FILE}"),
             Err(_) => format!("{CREW_FILE} is not valid"),
+        };
+        let alarms = crate::enrol::owner::register::Register::of(&crews.folder(name)).open_alarms();
+        let about = match alarms.map(|alarms| alarms.len()) {
+            Ok(0) => about,
+            Ok(count) => format!("{about}; ALARM: {count} second uses of a card's secret, see `beehive crew enrol`"),
+            Err(_) => format!("{about}; its enrolments cannot be read"),
         };
         rows.push((name, about));
     }
@@ -205,8 +212,9 @@ pub fn describe(
     settings.insert("engine".to_owned(), Value::Table(engine));
     let network = Network { domain: wanted.domain.clone(), server: None };
     let operators = operators.iter().map(UserName::as_str).collect();
+    let join = JoinWhen::default();
     let text =
-        Draft { crew: crew.as_str(), operators, nodes: &nodes, network: &network, settings: &settings }.to_toml();
+        Draft { crew: crew.as_str(), operators, join, nodes: &nodes, network: &network, settings: &settings }.to_toml();
     let file = CrewFile::parse(&text, "the new crew's file")?;
     Ok(Described { file, written: Written::NotYet })
 }

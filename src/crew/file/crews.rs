@@ -140,7 +140,7 @@ impl Crews {
 pub fn completed(mut cli: Cli) -> anyhow::Result<Cli> {
     let crews = Crews::of_this_user();
     match &cli.command {
-        Command::Console(_) | Command::Bridge(_) | Command::Crew(CrewCommand::Upgrade(_)) => {
+        Command::Console(_) | Command::Bridge(_) | Command::Discover(_) | Command::Crew(CrewCommand::Upgrade(_)) => {
             crews.complete(&mut cli.options)?;
         }
         Command::Audit(AuditCommand::Head) => cli.options.crew = crews.meant(cli.options.crew.as_ref())?,

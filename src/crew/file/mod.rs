@@ -39,6 +39,8 @@ pub struct CrewFile {
     pub crew: CrewName,
     /// Who gets an operator's keys from `beehive crew init`.
     pub operators: Vec<UserName>,
+    /// What happens to a node that was enrolled.
+    pub join: JoinWhen,
     /// Its nodes; exactly one is the master.
     pub nodes: Vec<CrewNode>,
     /// How they find one another.
@@ -49,6 +51,26 @@ pub struct CrewFile {
     pub engine: EngineConfig,
     /// The sections of `beehive.toml` that it has, as they are written.
     pub settings: Table,
+}
+
+/// When a node that was enrolled joins the cluster, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JoinWhen {
+    /// `beehive crew enrol` asks for it.
+    AtOnce,
+    /// Somebody does: `beehive node join`.
+    #[default]
+    WhenTold,
+}
+
+impl JoinWhen {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at-once",
+            Self::WhenTold => "when-told",
+        }
+    }
 }
 
 /// How the Pis find one another.
@@ -152,6 +174,11 @@ impl CrewFile {
         of(Role::Master).chain(of(Role::Node)).collect()
     }
 
+    /// Whether the broker is on the master.
+    pub fn hosts_broker_on_master(&self) -> bool {
+        self.master().is_some_and(|master| self.broker.host == self.network.host_of(master))
+    }
+
     /// The broker, as the console reaches it.
     pub fn console_broker(&self) -> Broker {
         Broker { host: self.broker.host.clone(), port: self.broker.port, tls: self.broker.tls }
@@ -187,7 +214,7 @@ impl CrewFile {
         if let Some(feed) = &node.feed {
             table.insert("feed".to_owned(), string(feed));
         }
-        let on_master = self.master().is_some_and(|master| self.broker.host == self.network.host_of(master));
+        let on_master = self.hosts_broker_on_master();
         let host = match node.role {
             // it is on this machine, and found there without anybody's help
             Role::Master if on_master => LOOPBACK,
@@ -232,6 +259,7 @@ impl CrewFile {
         Draft {
             crew: self.crew.as_str(),
             operators: self.operators.iter().map(UserName::as_str).collect(),
+            join: self.join,
             nodes: &self.nodes,
             network: &self.network,
             settings: &self.settings,
@@ -290,6 +318,7 @@ pub(crate) fn role_word(role: Role) -> &'static str {
 struct Draft<'a> {
     crew: &'a str,
     operators: Vec<&'a str>,
+    join: JoinWhen,
     nodes: &'a [CrewNode],
     network: &'a Network,
     settings: &'a Table,
@@ -297,13 +326,17 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn to_toml(&self) -> String {
-        let Self { crew, operators, nodes, network, settings } = self;
+        let Self { crew, operators, join, nodes, network, settings } = self;
         let empty = Table::new();
         let of = |name: &str| settings.get(name).and_then(Value::as_table).unwrap_or(&empty);
         let master = nodes.iter().find(|node| node.role == Role::Master).or(nodes.first());
         let host = master.map(|master| network.host_of(master)).unwrap_or_default();
         let top: Table =
             ["feed", "leds"].into_iter().filter_map(|key| Some((key.to_owned(), settings.get(key)?.clone()))).collect();
+        let mut top = top;
+        if *join != JoinWhen::default() {
+            top.insert("join".to_owned(), Value::String(join.as_str().to_owned()));
+        }
         let mut network_table = Table::new();
         for (key, value) in [("domain", &network.domain), ("server", &network.server)] {
             if let Some(value) = value {
@@ -322,7 +355,9 @@ operators = {operators}
             operators = Value::Array(operators.iter().map(|user| Value::String((*user).to_owned())).collect()),
         );
         let top = with(
-            r#"# What feeds the Pis, where it is the same for all: "auto", "shim", "poe" or "unknown"; and their own LEDs, "auto" or "off".
+            r#"# When a node that `beehive crew enrol` let in joins the cluster, if there is one: "at-once" or "when-told".
+# join = "when-told"
+# What feeds the Pis, where it is the same for all: "auto", "shim", "poe" or "unknown"; and their own LEDs, "auto" or "off".
 # feed = "auto"
 # leds = "auto"
 "#,

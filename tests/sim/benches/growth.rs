@@ -18,7 +18,7 @@
 
 use beehive_cluster::blockers::Blockers;
 use beehive_cluster::coordinator::{
-    Action, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, PowerSwitch,
+    Action, BrokerLink, Coordinator, CoordinatorConfig, CoordinatorRecord, Event, FirstSession, PowerSwitch,
 };
 use beehive_cluster::kube::{JoinCredential, KubeDone, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_cluster::node::{
@@ -200,6 +200,7 @@ impl World {
             counts: Counts::default(),
         };
         world.perform(actions);
+        world.tell_coordinator(Event::Broker(BrokerLink::Up));
         for index in 0..size {
             let name = world.nodes[index].name.clone();
             let presence = Presence { status: Connection::Online, start: 1, connection: 1, reason: Text::new() };

@@ -1,6 +1,7 @@
 //! The broker: keeps the last message of a retained topic, and loses, repeats and delays deliveries.
 
 use crate::world::{Happening, Heard, World};
+use beehive_cluster::coordinator::{self, BrokerLink};
 use beehive_mqtt::codec::Wrapping;
 use beehive_mqtt::node::{Connection, Presence};
 use beehive_mqtt::sign::Writer;
@@ -158,6 +159,7 @@ impl World {
         let pi = &mut self.pis[index];
         if pi.life == life && pi.core.is_some() {
             pi.connection += 1;
+            pi.connected_at = self.now;
             let (start, connection) = (pi.start, pi.connection);
             self.listens(index);
             self.presence(index, Connection::Online, start, connection);
@@ -174,6 +176,7 @@ impl World {
         self.fault("broker restart");
         self.note(|| "the broker restarts".into());
         self.broker_down = true;
+        self.coordinate(coordinator::Event::Broker(BrokerLink::Down));
         self.queue.retain(|_, happening| !matches!(happening, Happening::Arrives(..) | Happening::Hears(..)));
         let after = self.random.between(200, 15_000);
         self.later(after, Happening::BrokerStarts);

@@ -17,7 +17,7 @@
 use crate::sign::Fnv;
 use beehive_cluster::blockers::Blockers;
 use beehive_cluster::coordinator::{
-    self, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch,
+    self, BrokerLink, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch,
 };
 use beehive_cluster::kube::{KubeDone, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_cluster::node::{self, NodeConfig, NodeCore, NodeRecord};
@@ -228,6 +228,7 @@ impl World {
                 Coordinator::start(world.instant(), config(bounds.nodes), world.first(master, 1), record.clone());
             world.masters.push(Master { core, record, starts: 1, deaths_left: bounds.coordinators });
             world.perform(master, actions);
+            world.coordinate(master, coordinator::Event::Broker(BrokerLink::Up));
             world.look(master);
         }
         // both have waited for the word of those that they know
@@ -570,6 +571,7 @@ impl World {
                 let (core, actions) = Coordinator::start(world.instant(), config(world.nodes.len()), first, record);
                 world.masters[*master].core = core;
                 world.perform(*master, actions);
+                world.coordinate(*master, coordinator::Event::Broker(BrokerLink::Up));
                 world.look(*master);
             }
             Happening::Second => {

@@ -79,6 +79,8 @@ pub(crate) struct Pi {
     pub(crate) timer: u32,
     /// Until then nothing of it gets through to the broker and nothing from there to it.
     pub(crate) cut_until: u64,
+    /// Since when what it says gets through to the broker, unless its network is cut.
+    pub(crate) connected_at: u64,
     /// What somebody else's shutdown, which waits for this Pi, is for.
     pub(crate) system_stops: Option<PowerGoal>,
     /// What an oracle of direct requests knows of it.
@@ -121,6 +123,7 @@ impl Pi {
             reason: Text::new(),
             timer: 0,
             cut_until: 0,
+            connected_at: 0,
             system_stops: None,
             hears: crate::direct::Hears::default(),
             handed_over: false,
@@ -191,6 +194,7 @@ impl World {
         pi.life += 1;
         pi.start += 1;
         pi.connection = 1;
+        pi.connected_at = self.now;
         pi.revision = 0;
         pi.tick_at = None;
         pi.published = None;
@@ -227,6 +231,11 @@ impl World {
         self.publish_state(index, true);
         self.tell(index);
         self.later(HEARTBEAT_MS, Happening::Heartbeat(index, life));
+        // its network was cut before it started
+        let cut_ms = self.pis[index].cut_until.saturating_sub(self.now);
+        if cut_ms > 0 {
+            self.later(cut_ms, Happening::Reconnects(index, life));
+        }
     }
 
     pub(crate) fn agent_dies(&mut self, index: usize) {
