@@ -4,6 +4,7 @@
 
 use beehive_mqtt::node::{NodeEventKind, PartStatus, PowerPhase};
 
+use crate::daemon::short_press;
 use crate::machine::{Card, Hat, Machine, Places};
 use crate::wire::Wire;
 
@@ -99,8 +100,7 @@ fn what_outlives_the_daemon() {
     wire.must(&["node", "identify", ONE]);
     let mut from = wire.now();
     for press in ["0.25", "0.31", "0.27", "0.36", "0.29", "0.33"] {
-        machine.ctl(&format!("press {press}"));
-        from = wire.wait_event(ONE, from, NodeEventKind::Gesture, "short") + 1;
+        from = short_press(&wire, &machine, ONE, press) + 1;
     }
     assert_eq!(trigger(&machine, "PWR"), "none");
 

@@ -3,6 +3,7 @@
 
 use beehive_mqtt::node::{NodeEventKind, PartStatus, PowerPhase};
 
+use crate::daemon::short_press;
 use crate::machine::{Card, Hat, Machine, Places, SHUTDOWN};
 use crate::wire::Wire;
 
@@ -131,9 +132,8 @@ fn the_daemon_is_a_user_and_no_more() {
         machine.ctl(&format!("cd {keys} && {{ {what}; }}"));
         let from = wire.now();
         machine.try_ctl("system systemctl restart beehive");
-        let from = works(from);
-        machine.ctl("press 0.2");
-        wire.wait_event(ONE, from, NodeEventKind::Gesture, "short");
+        works(from);
+        short_press(&wire, &machine, ONE, "0.2");
         let log = machine.ctl("system journalctl --no-pager --unit=beehive --boot");
         assert!(log.contains(said), "{what}: {said}\n{log}");
     }

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use beehive_mqtt::node::{NodeEventKind, PartStatus, PowerPhase};
+use beehive_mqtt::node::{PartStatus, PowerPhase};
 
+use crate::daemon::short_press;
 use crate::machine::{Card, Hat, Machine, Places};
 use crate::wire::Wire;
 
@@ -61,13 +62,12 @@ fn no_backend_lets_the_power_line_fall() {
                 info.pins.as_str() == backend && info.button.status == PartStatus::Works
             })
         };
-        from = works(from, "the backend");
+        works(from, "the backend");
         untouched(&format!("{backend}: restart"));
-        machine.ctl("press 0.3");
-        from = wire.wait_event(NODE, from, NodeEventKind::Gesture, "short");
+        short_press(&wire, &machine, NODE, "0.3");
 
-        // killed while the LED is lit
-        wire_identify(&machine, &wire);
+        // killed while it blinks after a press, so that the line is driven in many of the instants that follow
+        from = short_press(&wire, &machine, NODE, "0.3");
         machine.ctl("system systemctl kill --signal=KILL beehive");
         from = works(from + 1, "the next daemon");
         untouched(&format!("{backend}: kill -9"));
@@ -86,13 +86,6 @@ fn no_backend_lets_the_power_line_fall() {
         assert!(said.contains(&format!("contract kept: {backend}")), "{said}");
         untouched(&format!("{backend}: contract"));
     }
-}
-
-/// The daemon blinks, so that the line is driven in many of the instants that follow.
-fn wire_identify(machine: &Machine, wire: &Wire) {
-    let from = wire.now();
-    machine.ctl("press 0.2");
-    wire.wait_event(NODE, from, NodeEventKind::Gesture, "short");
 }
 
 /// Where the GPIO block of the BCM2836 lies, and its first two function registers (BCM2835 ARM Peripherals, 6.1; the
