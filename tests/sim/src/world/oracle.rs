@@ -40,11 +40,16 @@ impl World {
         }
     }
 
-    /// On in a boot after that one, its kubelet running, and Kubernetes says ready of this very boot.
+    /// On in a boot after that one, its kubelet running, and Kubernetes says ready of this very boot. Or in no cluster, or in one
+    /// that a rebuild has replaced by another while it was off: the new one is short of nobody.
     pub(crate) fn is_back(&self, node: &NodeName, boots: u32) -> bool {
         let Some(pi) = self.pis.iter().find(|pi| pi.name == *node) else { return false };
         let master = &self.pis[0];
-        pi.kept == Kept::Blank || (pi.on && pi.boots > boots && pi.running && self.kube.is_ready(self.now, master, pi))
+        let outside = match (&pi.kept, &self.kube.cluster) {
+            (Kept::Member(own), Some(served)) => own != served,
+            (kept, _) => *kept == Kept::Blank,
+        };
+        outside || (pi.on && pi.boots > boots && pi.running && self.kube.is_ready(self.now, master, pi))
     }
 
     /// Rolling work that nobody forced has begun on a node: nothing may have kept it from there for long.
