@@ -181,7 +181,7 @@ fn a_press_is_two_edges_with_their_times(rig: &mut Rig) {
     );
 }
 
-/// How often a hand presses that is held up by its machine. On a busy host every second press of an emulated one may be void.
+/// How often a hand presses that is held up by its machine. A busy host may make several presses of an emulated one void.
 const ATTEMPTS: u32 = 20;
 
 /// How far apart the edges of a bounce are.

@@ -46,6 +46,7 @@ pub fn short_press(wire: &Wire, machine: &Machine, node: &str, seconds: &str) ->
         if let Some(told) = wire.short_gesture(node, from) {
             return told;
         }
+        println!("{node}: a press of {seconds} s was no short one");
     }
     machine.fail("no press of this hand was a short one")
 }

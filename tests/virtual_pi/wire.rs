@@ -20,8 +20,8 @@ pub const CREW: &str = "bee42-crew-01";
 pub static KEYS: LazyLock<Keys> =
     LazyLock::new(|| Keys::new(CREW, &["bee42-crew-01-001", "bee42-crew-01-002", "bee42-crew-01-003"], &["test"]));
 
-/// How long the wire may take to show what has to happen on a machine that is emulated beside two others: 90 s were too few
-/// once, on a host of half the usual speed. It only says when a test gives up.
+/// How long the wire may take to show what has to happen on a machine that is emulated beside two others, on a host that may be
+/// half as fast as usual. It only says when a test gives up.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
 #[derive(Default)]
