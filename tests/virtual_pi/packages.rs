@@ -127,7 +127,7 @@ fn a_package_is_installed_upgraded_removed_and_purged_and_the_power_line_never_m
     assert_eq!(links, "", "links are left");
     // with the folder, where nothing else is in it
     assert_eq!(look(&machine, "test -e /usr/lib/systemd/system-shutdown/beehive-cut && echo left"), "");
-    let left = look(&machine, "ls -d /etc/beehive/beehive.toml /var/lib/beehive");
+    let left = look(&machine, "ls -1d /etc/beehive/beehive.toml /var/lib/beehive");
     assert_eq!(left, "/etc/beehive/beehive.toml\n/var/lib/beehive");
 
     // installed again it goes on, by itself
@@ -142,7 +142,7 @@ fn a_package_is_installed_upgraded_removed_and_purged_and_the_power_line_never_m
     run(&machine, "touch /etc/systemd/system/beehive.service.d/release.conf");
     let said = run(&machine, "dpkg -P beehive");
     assert!(said.contains("/var/lib/beehive-releases is left"), "{said}");
-    let left = look(&machine, "ls -d /etc/beehive /var/lib/beehive /var/lib/beehive-engine /var/lib/beehive-releases");
+    let left = look(&machine, "ls -1d /etc/beehive /var/lib/beehive /var/lib/beehive-engine /var/lib/beehive-releases");
     assert!(left.lines().filter(|line| line.starts_with('/')).eq(["/var/lib/beehive-releases"]), "{left}");
     assert_eq!(look(&machine, "find /var/lib/systemd/deb-systemd-helper-enabled -name \"beehive*\""), "");
 
