@@ -54,6 +54,7 @@ fn a_disk_that_stays_writable_forbids_the_cut() {
 }
 
 #[test]
+#[ignore = "minutes under emulation: ./test pi_long"]
 fn a_poe_fed_pi_is_not_cut() {
     let _place = Places::take(1);
     let machine = boot(&Card::with_hook_only("hook-poe"));
@@ -104,6 +105,7 @@ fn a_loop_mount_and_an_overlay_are_made_read_only_before_the_cut() {
 
 /// A flag of another boot arms nothing: somebody copied `/run`, or wrote it by hand.
 #[test]
+#[ignore = "minutes under emulation: ./test pi_long"]
 fn a_flag_of_another_boot_cuts_nothing() {
     let _place = Places::take(1);
     let machine = boot(&Card::with_hook_only("hook-stale"));

@@ -55,6 +55,7 @@ fn with_release(card: Card, release: &Path, places: [&'static str; 3]) -> Card {
 }
 
 #[test]
+#[ignore = "minutes under emulation: ./test pi_long"]
 fn a_release_that_dies_at_its_start_is_left_for_the_one_before_it() {
     let _place = Places::take(1);
     let wire = Wire::start();
