@@ -31,9 +31,12 @@ fn by_root(machine: &Machine, word: &str) {
 
 /// Waits until logind knows the daemon's inhibitor. The daemon takes it beside the rest of its start, since the button waits
 /// for no bus; a shutdown that is quicker comes through the drain unit.
+///
+/// An inhibitor is a file with a number as its name. Beside it, and a moment before it, is a pipe (`1.ref`), which must not be
+/// read: that never ends.
 fn inhibited(machine: &Machine) {
     let deadline = Instant::now() + BOOT;
-    while machine.try_ctl("grep -q WHO=beehive /proc/1/root/run/systemd/inhibit/*").is_none() {
+    while machine.try_ctl("grep -q WHO=beehive /proc/1/root/run/systemd/inhibit/*[0-9]").is_none() {
         if Instant::now() > deadline {
             machine.fail("the daemon took no inhibitor in time");
         }
