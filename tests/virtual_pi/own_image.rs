@@ -40,6 +40,10 @@ fn package(dir: &Path) -> PathBuf {
     fs::remove_file(root.join("etc/beehive/beehive.toml")).unwrap();
     place(&program("beehive"), &root.join("usr/bin/beehive"));
     place(&program("beehive-cut"), &root.join("usr/lib/systemd/system-shutdown/beehive-cut"));
+    // the image drops man pages, and has no folder for them
+    let pages = root.join("usr/share/man/man1");
+    fs::create_dir_all(&pages).unwrap();
+    fs::write(pages.join("beehive.1"), ".TH beehive 1\n").unwrap();
     let control = "Package: beehive\nVersion: 0.1.0\nArchitecture: armhf\nMaintainer: a test <test@localhost>\nDescription: beehive\n";
     fs::write(root.join("DEBIAN/control"), control).unwrap();
     let deb = dir.join("beehive_armhf.deb");
@@ -91,6 +95,7 @@ fn looks_right(machine: &Machine, node: &str) {
     let log = machine.ctl("system cat /var/log/beehive-first-boot.log");
     assert!(log.ends_with("beehive: done"), "{log}");
     assert_eq!(machine.ctl("system hostname"), node);
+    assert_eq!(machine.ctl("system cat /usr/share/man/man1/beehive.1"), ".TH beehive 1");
     assert_eq!(machine.ctl("system systemctl is-active beehive avahi-daemon ssh"), "active\nactive\nactive");
     assert_eq!(machine.ctl("system systemctl is-enabled mosquitto || true"), "disabled");
     assert_eq!(
