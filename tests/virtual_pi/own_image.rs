@@ -44,6 +44,14 @@ fn package(dir: &Path) -> PathBuf {
     let pages = root.join("usr/share/man/man1");
     fs::create_dir_all(&pages).unwrap();
     fs::write(pages.join("beehive.1"), ".TH beehive 1\n").unwrap();
+    // what the package's scripts do; the links of hardware/rootfs are the bare virtual Pi's
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for wants in ["multi-user", "sysinit", "poweroff"] {
+        fs::remove_dir_all(root.join(format!("etc/systemd/system/{wants}.target.wants"))).unwrap();
+    }
+    let units = fs::read_to_string(repository.join("hardware/package/units")).unwrap();
+    let units = units.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    must(Command::new("systemctl").arg("--root").arg(&root).arg("enable").args(units));
     let control = "Package: beehive\nVersion: 0.1.0\nArchitecture: armhf\nMaintainer: a test <test@localhost>\nDescription: beehive\n";
     fs::write(root.join("DEBIAN/control"), control).unwrap();
     let deb = dir.join("beehive_armhf.deb");
