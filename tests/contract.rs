@@ -187,19 +187,11 @@ const ATTEMPTS: u32 = 20;
 /// How far apart the edges of a bounce are.
 const BOUNCE_MS: u64 = 2;
 
-/// What a press is here: the longest bounce and a long short press, because an emulated processor beside others takes ten
-/// milliseconds and more to move the line once, where a contact takes one.
-const SLOW_HAND: Thresholds = Thresholds {
-    debounce_ms: 100,
-    short_max_ms: 2_000,
-    double_gap_ms: 400,
-    hold_ms: 3_000,
-    reset_from_ms: 10_000,
-    reset_until_ms: 15_000,
-    confirm_after_ms: 500,
-    confirm_within_ms: 5_000,
-    stuck_after_ms: 30_000,
-};
+/// What a press is here: the longest bounce that a configuration may have, and a long short press, because an emulated processor
+/// beside others takes ten milliseconds and more to move the line once, where a contact takes one.
+fn slow_hand() -> Thresholds {
+    Thresholds { debounce_ms: 100, short_max_ms: 2_000, ..Thresholds::default() }
+}
 
 /// A finger's press with bounce at both ends is one short gesture, whichever of the bounces the backend sees.
 ///
@@ -227,7 +219,7 @@ fn bounce_makes_no_gesture(rig: &mut Rig) {
 /// # Errors
 /// Why nothing can be said.
 fn bouncing_press(rig: &mut Rig) -> Result<Vec<GestureEvent>, String> {
-    let thresholds = SLOW_HAND;
+    let thresholds = slow_hand();
     while rig.board.edges.try_recv().is_ok() {}
     let begun = Clock.now();
     let mut recogniser = Recogniser::new(thresholds, rig.level(), begun);
