@@ -226,18 +226,26 @@ fn bouncing_press(rig: &mut Rig) -> Result<Vec<GestureEvent>, String> {
     let debounce_ms = u64::from(thresholds.debounce_ms);
     let bounce = |rig: &mut Rig, levels: [Level; 3]| {
         // a level stands, at the longest, from before it was put until after the next one was
+        let begun = Clock.now();
         let mut put_since: Option<Instant> = None;
         let mut stood_ms = 0;
+        let mut whole_ms = 0;
         for level in levels {
             let before = Clock.now();
             rig.hand.put(level);
+            let after = Clock.now();
             if let Some(since) = put_since.replace(before) {
-                stood_ms = stood_ms.max(Clock.now().saturating_since(since));
+                stood_ms = stood_ms.max(after.saturating_since(since));
             }
+            whole_ms = after.saturating_since(begun);
             rig.run_until(Clock.now().plus_ms(BOUNCE_MS));
         }
         // what stands as long as this is no bounce
-        if stood_ms >= debounce_ms { Err(format!("a level of its bounce stood for {stood_ms} ms")) } else { Ok(()) }
+        if stood_ms >= debounce_ms {
+            Err(format!("a level of its bounce stood for {stood_ms} ms"))
+        } else {
+            Ok(whole_ms)
+        }
     };
     let went_down = bounce(rig, [Level::Pressed, Level::Released, Level::Pressed]);
     // The kernel reads the level when it comes to tell of an edge: it has to have come before the hand goes up, or the
@@ -250,9 +258,15 @@ fn bouncing_press(rig: &mut Rig) -> Result<Vec<GestureEvent>, String> {
     // an edge may be late where a processor is emulated beside others; its stamp is not
     let rest = Duration::from_millis(u64::from(thresholds.double_gap_ms) + 4 * debounce_ms);
     edges.extend(rig.edges_until(Level::Released, rest));
-    went_down.and(went_up)?;
+    went_down?;
+    let went_up_ms = went_up?;
     if lasted_ms >= u64::from(thresholds.short_max_ms) {
         return Err(format!("it took {lasted_ms} ms"));
+    }
+    // the release at the head of a bounce may be told as a press; so late after it, the one at its end is another
+    let repeated = edges.windows(2).any(|pair| pair.iter().all(|edge| edge.level == Level::Pressed));
+    if repeated && went_up_ms >= debounce_ms {
+        return Err(format!("a press was told twice, and the hand went up for {went_up_ms} ms"));
     }
     let ends = (down, edges.last().map(|edge| edge.level));
     if ends != (Some(Level::Pressed), Some(Level::Released)) {

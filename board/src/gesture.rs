@@ -24,9 +24,11 @@
 //!   would otherwise be a loop of shutdowns (and BCM17 reads low after a reset until its pull-up is set).
 //! - *Bounce*: a level counts once it stood for `debounce_ms`; shorter pulses leave no trace. Edges that the kernel has
 //!   debounced already pass through unchanged, `debounce_ms` later.
-//! - *Lost edges*: a second falling edge without a rising one between them means that a release was lost. How long
-//!   anything was held is then unknown, so that press comes to nothing. A second rising edge is ignored: it is what a
-//!   line gives that was our LED a moment ago.
+//! - *Edges that are told wrong*: the kernel takes an edge's time stamp in its interrupt and reads the level later, in a
+//!   thread (`edge_irq_thread` in Linux' `gpiolib-cdev.c`), so the release at the head of a bounce may be told as a second
+//!   press. If a release follows within `debounce_ms` it was that: the bounce ends the press.
+//! - *Lost edges*: if none follows, a release was lost. How long anything was held is then unknown, so that press comes
+//!   to nothing. A second rising edge is ignored: it is what a line gives that was our LED a moment ago.
 //! - *A late program*: durations come from the edges' own time stamps, never from when they were handled. A daemon that
 //!   slept for five seconds does not see a tap as a hold.
 //! - *A clock that jumps back*: an edge older than the one before it voids the press under way; with the next release
@@ -330,7 +332,13 @@ enum State {
     /// Down since the start; `told` once the gesture was.
     LowFromStart { told: Told },
     /// Down.
-    Held { since: Instant, role: Role, passed: Option<Threshold> },
+    Held {
+        since: Instant,
+        role: Role,
+        passed: Option<Threshold>,
+        /// When a second press was told, which must have been a release: until another follows, or `debounce_ms` are over.
+        unseen_release: Option<Instant>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -398,8 +406,8 @@ impl Recogniser {
         self.advance(now, &mut events);
         if level == self.raw {
             match (level, self.level()) {
-                // A release was lost, and with it what this press was.
-                (Level::Pressed, Level::Pressed) => self.void(),
+                // There was a release that nobody saw: the head of the bounce that ends this press, or one that was lost.
+                (Level::Pressed, Level::Pressed) => self.release_unseen(now),
                 // The same, before the press counted at all: the debounce time starts again.
                 (Level::Pressed, Level::Released) => self.raw_since = now,
                 (Level::Released, _) => {}
@@ -408,6 +416,8 @@ impl Recogniser {
         }
         self.raw = level;
         self.raw_since = now;
+        // of a release that follows in time `advance` has left it standing
+        self.forget_unseen_release();
         events
     }
 
@@ -438,12 +448,13 @@ impl Recogniser {
             return Some(self.raw_since.plus_ms(t.debounce_ms));
         }
         match self.state {
+            State::Held { unseen_release: Some(at), .. } => Some(at.plus_ms(t.debounce_ms)),
             State::Idle => None,
             State::Pending { released } => Some(released.plus_ms(t.double_gap_ms.saturating_add(1))),
             State::Armed { released } => Some(released.plus_ms(t.confirm_within_ms.saturating_add(1))),
             State::LowFromStart { told: Told::No } => Some(self.raw_since),
             State::LowFromStart { told: Told::Yes } => None,
-            State::Held { since, passed, .. } => {
+            State::Held { since, passed, unseen_release: None, .. } => {
                 t.next_after(passed).map(|(_, threshold_ms)| since.plus_ms(threshold_ms))
             }
         }
@@ -459,6 +470,20 @@ impl Recogniser {
             State::Held { role, .. } => *role = Role::Void,
             State::Pending { .. } | State::Armed { .. } => self.state = State::Idle,
             State::Idle | State::LowFromStart { .. } => {}
+        }
+    }
+
+    /// A press was told while the button is down.
+    fn release_unseen(&mut self, now: Instant) {
+        if let State::Held { unseen_release, .. } = &mut self.state {
+            // of several the first one counts: a bounce is over soon
+            unseen_release.get_or_insert(now);
+        }
+    }
+
+    fn forget_unseen_release(&mut self) {
+        if let State::Held { unseen_release, .. } = &mut self.state {
+            *unseen_release = None;
         }
     }
 
@@ -480,6 +505,16 @@ impl Recogniser {
 
     /// Takes a level that stood long enough, and everything that is due at `now`.
     fn advance(&mut self, now: Instant, events: &mut Events) {
+        if let State::Held { unseen_release: Some(at), .. } = self.state {
+            // Time goes no further than to there until it is known what that was.
+            self.expire(at, events);
+            if now.saturating_since(at) < self.thresholds.debounce_ms {
+                return;
+            }
+            // No release has followed: one was lost, and with it what this press was.
+            self.forget_unseen_release();
+            self.void();
+        }
         if self.raw != self.level() {
             // The line has left the debounced level, perhaps for a bounce only: until that is known, time goes no
             // further than to this edge.
@@ -513,7 +548,7 @@ impl Recogniser {
                 self.state = State::LowFromStart { told: Told::Yes };
                 push(events, GestureEvent::Gesture(Gesture::Stuck));
             }
-            State::Held { since, role, mut passed } => {
+            State::Held { since, role, mut passed, unseen_release } => {
                 let held_ms = now.saturating_since(since);
                 while let Some((threshold, threshold_ms)) = t.next_after(passed) {
                     if held_ms < threshold_ms {
@@ -538,7 +573,7 @@ impl Recogniser {
                         ) => {}
                     }
                 }
-                self.state = State::Held { since, role, passed };
+                self.state = State::Held { since, role, passed, unseen_release };
             }
         }
     }
@@ -559,7 +594,7 @@ impl Recogniser {
                 self.state = State::Idle;
                 push(events, GestureEvent::Released);
             }
-            State::Held { since, role, passed } => {
+            State::Held { since, role, passed, .. } => {
                 push(events, GestureEvent::Released);
                 let held_ms = at.saturating_since(since);
                 self.state = match t.classify(role, held_ms, passed) {
@@ -579,7 +614,7 @@ impl Recogniser {
     }
 
     fn press(&mut self, role: Role, events: &mut Events) {
-        self.state = State::Held { since: self.raw_since, role, passed: None };
+        self.state = State::Held { since: self.raw_since, role, passed: None, unseen_release: None };
         push(events, GestureEvent::Pressed);
     }
 
@@ -591,7 +626,9 @@ impl Recogniser {
                 self.state = State::Idle;
                 push(events, GestureEvent::Gesture(Gesture::Cancelled));
             }
-            State::Held { .. } => self.state = State::Held { since: now, role: Role::Void, passed: None },
+            State::Held { .. } => {
+                self.state = State::Held { since: now, role: Role::Void, passed: None, unseen_release: None }
+            }
         }
         self.raw = level;
         self.raw_since = now;

@@ -160,9 +160,38 @@ fn a_lost_release_makes_the_press_come_to_nothing() {
     let train = [(1_000, Level::Pressed), (4_500, Level::Pressed), (4_600, Level::Released)];
     let told = play_from(Level::Released, &train, 20_000);
     assert_eq!(gestures(&told), [Cancelled]);
+    // One that is told just too late to be the end of a bounce.
+    let train = [(1_000, Level::Pressed), (4_500, Level::Pressed), (4_530, Level::Released)];
+    assert_eq!(gestures(&play_from(Level::Released, &train, 20_000)), [Cancelled]);
+    // No threshold is told of a press of which nobody knows since when it lasts, but the last one of a stuck button.
+    let train = [(1_000, Level::Pressed), (3_999, Level::Pressed)];
+    let told = play_from(Level::Released, &train, 40_000);
+    assert_eq!(told, [Pressed, Passed(Threshold::Stuck), G(Stuck)]);
     // A lost press is seen as nothing, or as a press cut short by its neighbours; never as more.
     let train = [(1_000, Level::Released), (2_000, Level::Released)];
     assert_eq!(play_from(Level::Released, &train, 20_000), []);
+}
+
+#[test]
+fn the_head_of_a_bounce_that_is_told_as_a_press_ends_the_press() {
+    let at = Instant::from_ms;
+    let mut button = Recogniser::new(Thresholds::default(), Level::Released, at(0));
+    button.edge(at(1_000), Level::Pressed);
+    assert_eq!(button.poll(at(1_030)), [Pressed]);
+    button.edge(at(3_998), Level::Pressed);
+    assert_eq!(button.next_deadline(), Some(at(4_028)), "until then it is open what that was");
+    assert_eq!(button.poll(at(4_027)), [], "no threshold either");
+    button.edge(at(4_027), Level::Released);
+    assert_eq!(button.poll(at(4_057)), [Passed(Threshold::Hold), Released, G(PowerOff)]);
+    // A bounce in the middle of a hold whose release was told in time leaves no trace.
+    let train = [
+        (1_000, Level::Pressed),
+        (2_000, Level::Pressed),
+        (2_001, Level::Released),
+        (2_002, Level::Pressed),
+        (5_000, Level::Released),
+    ];
+    assert_eq!(gestures(&play_from(Level::Released, &train, 20_000)), [PowerOff]);
 }
 
 #[test]
@@ -428,6 +457,41 @@ fn any_train() -> impl Strategy<Value = Train> {
     })
 }
 
+/// Presses whose ends bounce, as the kernel tells them that reads the level of an edge up to 20 ms after its stamp; and what
+/// they are without bounce.
+fn bouncing_train() -> impl Strategy<Value = (Train, Train)> {
+    let pulses = || prop::collection::vec(1_u64..5, 0..3);
+    // far from every bound, since a bounce takes from a press or adds to it
+    let held = prop_oneof![100_u64..900, 1_100_u64..2_900, 3_100_u64..9_900, 10_100_u64..14_900, 15_100_u64..29_900];
+    let up = prop_oneof![100_u64..380, 420_u64..480, 520_u64..4_900, 5_100_u64..9_000];
+    let press = (held, pulses(), up, pulses());
+    (prop::collection::vec(press, 1..6), prop::collection::vec(0_u64..21, 64)).prop_map(|(presses, lags)| {
+        let (mut line, mut clean) = (Train::new(), Train::new());
+        let mut start = 1_000;
+        let mut change = |at: u64, level: Level, pulses: &[u64]| {
+            clean.push((at, level));
+            let (mut at, mut level_now) = (at, level);
+            line.push((at, level_now));
+            // each pulse goes away and comes back, so that the line ends where it should
+            for &pulse in pulses {
+                for _ in 0..2 {
+                    at += pulse;
+                    level_now = if level_now == Level::Pressed { Level::Released } else { Level::Pressed };
+                    line.push((at, level_now));
+                }
+            }
+        };
+        for (held, down, up, release) in &presses {
+            change(start, Level::Pressed, down);
+            change(start + held, Level::Released, release);
+            start += held + up;
+        }
+        let read = |at: u64| line.iter().rev().find(|edge| edge.0 <= at).map_or(Level::Released, |edge| edge.1);
+        let told = line.iter().zip(lags).map(|(&(at, _), lag)| (at, read(at + lag))).collect();
+        (told, clean)
+    })
+}
+
 /// Whether the edges' own times allow a reset, read as generously as possible.
 fn reset_is_possible(train: &[(u64, Level)], t: &Thresholds) -> bool {
     let edges = |level: Level| train.iter().filter(move |edge| edge.1 == level).map(|edge| edge.0);
@@ -476,6 +540,13 @@ proptest! {
         }
         told.extend(button.poll(Instant::from_ms(end)));
         prop_assert_eq!(told, model::events(&train, end, &Thresholds::default()));
+    }
+
+    #[test]
+    fn bounce_of_which_the_level_is_read_late_changes_no_gesture((told, clean) in bouncing_train()) {
+        let end = clean.last().map_or(0, |edge| edge.0) + 100_000;
+        let expected = model::events(&clean, end, &Thresholds::default());
+        prop_assert_eq!(gestures(&play_from(Level::Released, &told, end)), gestures(&expected));
     }
 
     /// Edges lost, polls at any time, late or early: what the edges' own times do not allow is not told.
