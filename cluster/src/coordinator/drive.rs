@@ -1,16 +1,16 @@
-//! Drives the steps of operations: begins what may begin, sends and sends again, judges what came back.
+//! Drives the steps of operations: sends and sends again, judges what came back. What lets them begin is in `begin`, what their
+//! end means in `end`.
 
-use super::{
-    Action, Coordinator, Hearing, Heeds, KubeOwner, Operation, PowerSwitch, Release, Saved, Scope, Secret, Step,
-};
+use super::begin::{Opens, Own, SLOT_WAIT_MS};
+use super::{Action, Coordinator, Hearing, KubeOwner, Operation, PowerSwitch, Secret, Step};
 use crate::Instant;
-use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready, Scheduling};
-use crate::plan::{self, Belongs, Weight};
+use crate::kube::{JoinCredential, KubeDone, KubeError, KubeWork, Ready};
+use crate::plan::Belongs;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
-use beehive_mqtt::coordinator::{CoordinatorEventKind, OperationKind, OperationPhase, StepKind, StepState};
-use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, NodeState, PowerPhase, ShutdownOutcome};
+use beehive_mqtt::coordinator::{OperationKind, StepKind, StepState};
+use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, PowerPhase, ShutdownOutcome};
 use beehive_mqtt::{CommandId, NodeName, Nonce, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
@@ -24,10 +24,6 @@ pub const ATTEMPTS: u32 = 3;
 
 /// The wait before a second attempt; it doubles with each further one.
 pub const RETRY_MS: u64 = 2_000;
-
-/// How long rolling work waits for a slot whose holder does not come back, before it gives that node up: as long as the
-/// longest step takes twice over. Somebody who sees it waiting frees the slot (`node uncordon`) or brings the holder back.
-pub const SLOT_WAIT_MS: u64 = 1_800_000;
 
 /// How long after a switch that could not be told, or has not answered, it is told again.
 pub const SWITCH_AGAIN_MS: u64 = 60_000;
@@ -94,22 +90,6 @@ enum Accepted {
     Yes,
 }
 
-/// Whether a cordon becomes ours.
-enum Own {
-    Yes,
-    /// Nothing is to be done, for this reason.
-    No(&'static str),
-    /// It cannot be told yet.
-    Wait,
-}
-
-/// Whether an uncordon is to be asked for.
-enum Opens {
-    Yes,
-    /// Nothing is to be done, for this reason.
-    No(&'static str),
-}
-
 /// What a look at a running step says.
 enum Verdict {
     /// Nothing new.
@@ -141,53 +121,6 @@ pub const fn limit_ms(kind: StepKind, drain_ms: u64) -> u64 {
     }
 }
 
-/// Whether an operation is rolling work, bound by `max_unavailable`.
-pub(super) fn is_rolling(kind: OperationKind) -> bool {
-    match kind {
-        OperationKind::Reboot
-        | OperationKind::Upgrade
-        | OperationKind::NodeReboot
-        | OperationKind::NodeDrain
-        | OperationKind::NodeLeave
-        | OperationKind::NodeShutdown => true,
-        OperationKind::Create
-        | OperationKind::Rebuild
-        | OperationKind::Reset
-        | OperationKind::Shutdown
-        | OperationKind::Start
-        | OperationKind::NodeUncordon
-        | OperationKind::NodeJoin
-        | OperationKind::NodeReset
-        | OperationKind::NodeIdentify => false,
-    }
-}
-
-/// Whether rolling work takes a slot with this step.
-fn takes_slot(operation: &Operation, step: StepKind) -> bool {
-    // what a button asked for is never refused a slot: it proceeds, and is over the limit
-    match step {
-        StepKind::Cordon => {
-            is_rolling(operation.kind) && operation.scope == Scope::Exclusive && operation.request.is_none()
-        }
-        StepKind::Snapshot
-        | StepKind::Drain
-        | StepKind::Uncordon
-        | StepKind::Stop
-        | StepKind::DeleteNode
-        | StepKind::Reset
-        | StepKind::Initialise
-        | StepKind::Join
-        | StepKind::WaitReady
-        | StepKind::AddOns
-        | StepKind::Upgrade
-        | StepKind::Reboot
-        | StepKind::PowerOff
-        | StepKind::WaitUp
-        | StepKind::Identify
-        | StepKind::LetGo => false,
-    }
-}
-
 impl Coordinator {
     pub(super) fn advance(&mut self, now: Instant) {
         let ids: Vec<_> =
@@ -212,15 +145,15 @@ impl Coordinator {
         self.record.operations.iter().find(|operation| operation.id == *id)
     }
 
-    fn operation_mut(&mut self, id: &OperationId) -> Option<&mut Operation> {
+    pub(super) fn operation_mut(&mut self, id: &OperationId) -> Option<&mut Operation> {
         self.record.operations.iter_mut().find(|operation| operation.id == *id)
     }
 
-    fn step_at(&self, id: &OperationId, index: usize) -> Option<&Step> {
+    pub(super) fn step_at(&self, id: &OperationId, index: usize) -> Option<&Step> {
         self.operation(id).and_then(|operation| operation.steps.get(index))
     }
 
-    fn change(&mut self, id: &OperationId, index: usize, change: impl FnOnce(&mut Step)) {
+    pub(super) fn change(&mut self, id: &OperationId, index: usize, change: impl FnOnce(&mut Step)) {
         if let Some(operation) = self.operation_mut(id) {
             if let Some(step) = operation.steps.get_mut(index) {
                 change(step);
@@ -234,285 +167,6 @@ impl Coordinator {
             let running = |(index, step): (usize, &Step)| (step.state == StepState::Running).then_some(index);
             operation.steps.iter().enumerate().filter_map(running).collect()
         })
-    }
-
-    // ---- beginning
-
-    /// A Pi that was away when the end of all was planned, and is heard before the master goes, goes before it: once the
-    /// master is off nobody is left to say that it is on.
-    fn take_along(&mut self, now: Instant, id: &OperationId) {
-        let Some(operation) = self.operation(id) else { return };
-        if operation.kind != OperationKind::Shutdown || operation.phase != OperationPhase::Running {
-            return;
-        }
-        let masters = |step: &Step| step.node == self.config.master && step.state == StepState::Pending;
-        let Some(last) = operation.steps.iter().position(masters) else { return };
-        let late = |node: &NodeName| self.is_online(now, node) && operation.steps.iter().all(|step| step.node != *node);
-        let late: Vec<_> = self.workers().iter().filter(|node| late(node)).map(|node| self.plan_node(node)).collect();
-        if late.is_empty() {
-            return;
-        }
-        let Some(operation) = self.operation_mut(id) else { return };
-        let stage = operation.steps.get(last).map_or(0, |step| step.stage);
-        // nothing behind this place has begun, so that what runs keeps its index
-        for step in operation.steps.iter_mut().skip(last) {
-            step.stage += 1;
-        }
-        let steps = plan::shutdown_of(&late, stage).into_iter().map(Step::from);
-        operation.steps.splice(last..last, steps);
-        operation.revision += 1;
-    }
-
-    fn begin_pending(&mut self, now: Instant, id: &OperationId) {
-        let Some(operation) = self.operation(id) else { return };
-        let called_off = operation.phase == OperationPhase::Aborting;
-        if !operation.is_active() || operation.has_lost_its_sense() {
-            return;
-        }
-        let Some(stage) = operation.steps.iter().filter(|step| !step.has_ended()).map(|step| step.stage).min() else {
-            return;
-        };
-        let pending: Vec<usize> = operation
-            .steps
-            .iter()
-            .enumerate()
-            .filter(|(_, step)| step.state == StepState::Pending && step.stage == stage)
-            .filter(|(index, _)| !called_off || operation.is_committed(*index))
-            .map(|(index, _)| index)
-            .collect();
-        for index in pending {
-            let Some(operation) = self.operation(id) else { return };
-            let Some(step) = operation.steps.get(index) else { return };
-            let node = step.node.clone();
-            let earlier = operation.steps.iter().take(index).filter(|earlier| earlier.node == node);
-            let mut blocked = false;
-            let mut hopeless = false;
-            for earlier in earlier {
-                match (earlier.state, earlier.weight) {
-                    (StepState::Pending | StepState::Running, _) => blocked = true,
-                    (StepState::Done, _) | (StepState::Failed | StepState::Skipped, Weight::BestEffort) => {}
-                    // the first step of a new stage is another chance only for the master's own essential work
-                    (StepState::Failed | StepState::Skipped, Weight::Local | Weight::Essential) => hopeless = true,
-                }
-            }
-            if hopeless && step.weight != Weight::BestEffort {
-                self.change(id, index, |step| {
-                    step.state = StepState::Skipped;
-                    step.reason = Text::cut("an earlier step of this node failed");
-                });
-                continue;
-            }
-            if blocked {
-                continue;
-            }
-            // whoever waits for people keeps nobody from working
-            let works = |step: &&Step| step.state == StepState::Running && step.kind != StepKind::WaitUp;
-            let busy = operation.steps.iter().filter(works).count();
-            if busy >= usize::from(self.config.max_parallel.max(1)) {
-                return;
-            }
-            let empties = step.kind == StepKind::Cordon || step.kind == StepKind::Drain;
-            if empties && self.need_not_be_emptied(now, operation.kind, &node) {
-                self.end(now, id, index, StepState::Done, Text::cut("is in no cluster"));
-                continue;
-            }
-            let looks = operation.heeds == Heeds::Blockers && takes_slot(operation, step.kind);
-            // one who was off before is nobody's work yet, so that it holds no slot
-            let untold = empties && is_rolling(operation.kind) && self.is_untold(&node);
-            let mut refusal = match untold {
-                true => Some(Text::cut("waits for its word: it was not heard, and Kubernetes has no such Node")),
-                false => self.slot_refusal(operation, step.kind, &node),
-            };
-            if refusal.is_none() && looks {
-                refusal = self.blocked(now, &node);
-            }
-            if let Some(reason) = refusal {
-                // told in the node's steps through `waits`
-                let wait = self.told.slot_waits.entry((id.clone(), node.clone())).or_insert((Text::new(), now));
-                wait.0 = reason;
-                let (reason, since) = wait.clone();
-                let listened = self.listened_until(now).since_ms(since);
-                if untold && listened >= super::SILENT_MS && self.is_silent(now, &node) {
-                    self.end(now, id, index, StepState::Failed, Text::cut("the node is silent"));
-                } else if now.since_ms(since) >= SLOT_WAIT_MS {
-                    let reason = Text::format(format_args!("timed out: {reason}"));
-                    self.end(now, id, index, StepState::Failed, reason);
-                }
-                continue;
-            }
-            self.told.slot_waits.remove(&(id.clone(), node));
-            self.begin(now, id, index);
-        }
-    }
-
-    /// Whether a node passed for a member because nobody could tell, and says itself that it is none. Where the API server never
-    /// answers, nobody else will.
-    fn need_not_be_emptied(&self, now: Instant, kind: OperationKind, node: &NodeName) -> bool {
-        is_rolling(kind) && self.is_blank_by_its_own_word(now, node)
-    }
-
-    /// Whether a node was not heard and the API server knows no Node of its name.
-    fn is_untold(&self, node: &NodeName) -> bool {
-        self.state_of(node).is_none() && self.kube_node(node) == Ok(None)
-    }
-
-    /// Whether a node is there and says that it is in no cluster, and nothing of it is cordoned by us.
-    fn is_blank_by_its_own_word(&self, now: Instant, node: &NodeName) -> bool {
-        let blank = |state: &NodeState| state.lifecycle == Lifecycle::Blank && state.engine.cluster.is_none();
-        self.is_online(now, node) && self.state_of(node).is_some_and(blank) && self.record.cordon_of(node).is_none()
-    }
-
-    /// Why rolling work on this node must wait for a slot.
-    fn slot_refusal(&self, operation: &Operation, step: StepKind, node: &NodeName) -> Option<Text<160>> {
-        if !takes_slot(operation, step) {
-            return None;
-        }
-        // its button was pressed: it goes down, and is worked on when it is back
-        let leaves =
-            self.record.cordon_of(node).is_some_and(|cordon| matches!(cordon.release, Release::OnReturn { .. }));
-        let pressed = self
-            .record
-            .operations
-            .iter()
-            .any(|held| held.scope == Scope::Local && held.request.is_some() && held.node.as_ref() == Some(node));
-        if leaves || pressed {
-            return Some(Text::cut("waits for its return: it goes down by itself"));
-        }
-        // also one that holds a slot waits while others are over the limit
-        let holder = self.slots_full(Some(node))?;
-        Some(Text::format(format_args!("waits for a slot, held by {holder} (max_unavailable)")))
-    }
-
-    /// One who holds a slot, if every slot is held by somebody other than `but`.
-    pub(super) fn slots_full(&self, but: Option<&NodeName>) -> Option<&NodeName> {
-        let mut others = self.record.slots.iter().filter(|held| Some(*held) != but);
-        let first = others.next()?;
-        // with none allowed nothing could ever be restarted
-        (1 + others.count() >= usize::from(self.config.max_unavailable.max(1))).then_some(first)
-    }
-
-    fn begin(&mut self, now: Instant, id: &OperationId, index: usize) {
-        let Some(step) = self.step_at(id, index) else { return };
-        let (kind, node) = (step.kind, step.node.clone());
-        // a wait for readiness after a restart compares with the boot before that restart; a restart's own is known when
-        // the node takes the command, a node's own wish names it
-        let rebooted = self.operation(id).and_then(|operation| {
-            let earlier = operation.steps.iter().take(index);
-            earlier
-                .filter(|step| step.node == node && step.kind == StepKind::Reboot)
-                .find_map(|step| step.boot_before.clone())
-        });
-        self.change(id, index, |step| {
-            step.state = StepState::Running;
-            step.attempt += 1;
-            step.nonce = None;
-            step.reason = Text::new();
-            match kind {
-                StepKind::WaitReady => step.boot_before = rebooted,
-                StepKind::Reboot | StepKind::PowerOff => step.boot_before = None,
-                StepKind::Snapshot
-                | StepKind::Cordon
-                | StepKind::Drain
-                | StepKind::Uncordon
-                | StepKind::Stop
-                | StepKind::DeleteNode
-                | StepKind::Reset
-                | StepKind::Initialise
-                | StepKind::Join
-                | StepKind::AddOns
-                | StepKind::Upgrade
-                | StepKind::WaitUp
-                | StepKind::Identify
-                | StepKind::LetGo => {}
-            }
-        });
-        if kind == StepKind::Cordon {
-            let holds = self.operation(id).is_some_and(|held| is_rolling(held.kind) || held.scope == Scope::Local);
-            if holds {
-                self.record.hold_slot(&node);
-            }
-        }
-        self.live_of(now, id, index);
-    }
-
-    /// Whether a cordon is to be asked for. Before it is, it is noted that it is us who cordon; a cordon that somebody else
-    /// made is theirs. While the API server does not answer nobody can tell, so that waits.
-    fn own_cordon(&mut self, id: &OperationId, node: &NodeName) -> Own {
-        let scheduling = match self.kube_node(node) {
-            Err(()) => return Own::Wait,
-            Ok(seen) => seen.map(|seen| seen.scheduling),
-        };
-        // an uncordon that is under way would undo it
-        let opens =
-            |step: &Step| step.node == *node && step.kind == StepKind::Uncordon && step.state == StepState::Running;
-        let opening =
-            self.record.operations.iter().filter(|held| held.is_active()).flat_map(|held| &held.steps).any(opens);
-        if opening || self.is_being_uncordoned(node) {
-            return Own::Wait;
-        }
-        let others = self.record.cordon_of(node).filter(|held| held.operation != *id);
-        let stays = others.is_some_and(|cordon| {
-            let owner = self.operation(&cordon.operation);
-            owner.is_some_and(|held| held.kind == OperationKind::NodeDrain && !held.phase.is_final())
-        });
-        if scheduling.is_some() && stays {
-            return Own::No("is being drained to stay so");
-        }
-        match (scheduling, self.record.cordon_of(node).map(|cordon| &cordon.release)) {
-            (None, _) => Own::No("Kubernetes has no such Node"),
-            (Some(Scheduling::Cordoned), None) => Own::No("was cordoned by somebody else"),
-            // it was drained to stay so, and stays so after this
-            (Some(Scheduling::Cordoned), Some(Release::ByOperator)) => Own::No("was drained before"),
-            (Some(Scheduling::Cordoned), Some(Release::WithOperation | Release::OnReturn { .. }))
-            | (Some(Scheduling::Open), _) => {
-                let start = self.state_of(node).map_or(0, |state| state.start);
-                let held = self.record.cordon_of(node).filter(|cordon| cordon.operation == *id);
-                let start = held.map_or(start, |cordon| cordon.start);
-                self.record.forget_cordon(node);
-                self.record.cordons.push(super::Cordon {
-                    node: node.clone(),
-                    operation: id.clone(),
-                    start,
-                    release: Release::WithOperation,
-                });
-                Own::Yes
-            }
-        }
-    }
-
-    /// Whether a step opens its node. What is ours is in the record before it is asked for, so that alone decides: when the
-    /// operator asked, the API server may have said nothing, and what Kubernetes shows now may be of somebody else since.
-    fn opens(&self, id: &OperationId, node: &NodeName) -> Opens {
-        let cordon = self.record.cordon_of(node);
-        let Some(operation) = self.operation(id) else { return Opens::No("its operation is gone") };
-        match (operation.kind, operation.heeds) {
-            // an operator said that anybody's cordon is to go
-            (OperationKind::NodeUncordon, Heeds::Nothing) => Opens::Yes,
-            (OperationKind::NodeUncordon, Heeds::Blockers) => match cordon {
-                Some(_) => Opens::Yes,
-                None => Opens::No("its slot is free; no cordon of ours is left"),
-            },
-            (
-                OperationKind::Create
-                | OperationKind::Rebuild
-                | OperationKind::Reset
-                | OperationKind::Reboot
-                | OperationKind::Upgrade
-                | OperationKind::Shutdown
-                | OperationKind::Start
-                | OperationKind::NodeDrain
-                | OperationKind::NodeJoin
-                | OperationKind::NodeLeave
-                | OperationKind::NodeReset
-                | OperationKind::NodeReboot
-                | OperationKind::NodeShutdown
-                | OperationKind::NodeIdentify,
-                Heeds::Blockers | Heeds::Nothing,
-            ) => match cordon.filter(|cordon| cordon.operation == *id) {
-                Some(_) => Opens::Yes,
-                None => Opens::No("left as it is: this operation has not cordoned it"),
-            },
-        }
     }
 
     /// Whether this leave has stopped a node's engine before, though the word of that may have come too late, and it stands
@@ -532,7 +186,7 @@ impl Coordinator {
     }
 
     /// The volatile part of a running step; made anew after a restart of the coordinator.
-    fn live_of(&mut self, now: Instant, id: &OperationId, index: usize) -> Option<&mut Live> {
+    pub(super) fn live_of(&mut self, now: Instant, id: &OperationId, index: usize) -> Option<&mut Live> {
         let step = self.step_at(id, index)?;
         if step.state != StepState::Running {
             return None;
@@ -1210,246 +864,6 @@ impl Coordinator {
                 self.end(now, id, index, StepState::Failed, kube_reason(&error));
             }
             Err(error) => self.retry(now, id, index, Counts::Yes, &kube_reason(&error)),
-        }
-    }
-
-    // ---- ending
-
-    pub(super) fn end(&mut self, now: Instant, id: &OperationId, index: usize, state: StepState, reason: Text<160>) {
-        let Some(step) = self.step_at(id, index) else { return };
-        if step.has_ended() {
-            return;
-        }
-        let (kind, node) = (step.kind, step.node.clone());
-        self.live.remove(&(id.clone(), index));
-        self.change(id, index, |step| {
-            step.state = state;
-            step.reason = reason.clone();
-        });
-        if state == StepState::Done {
-            self.after_done(id, kind, &node);
-        }
-        let detail = if reason.is_empty() {
-            Text::format(format_args!("{kind} {node}: {}", state.as_str()))
-        } else {
-            Text::format(format_args!("{kind} {node}: {} ({reason})", state.as_str()))
-        };
-        self.tell(now, CoordinatorEventKind::Step, Some(id), Some(&node), detail);
-    }
-
-    /// What the crew's record learns from a step that is done.
-    fn after_done(&mut self, id: &OperationId, kind: StepKind, node: &NodeName) {
-        match kind {
-            StepKind::Initialise => {
-                let made = self.operation(id).and_then(|operation| {
-                    operation.new_cluster().map(|id| super::Cluster { id, version: operation.version.clone() })
-                });
-                if made.is_some() {
-                    self.record.cluster = made;
-                }
-                self.note_cluster(node, Lifecycle::Member);
-            }
-            StepKind::Join => self.note_cluster(node, Lifecycle::Member),
-            StepKind::Upgrade => {
-                let version = self.operation(id).map(|operation| operation.version.clone()).unwrap_or_default();
-                // who joins from now on joins at the version of the API server
-                if *node == self.config.master {
-                    if let Some(cluster) = &mut self.record.cluster {
-                        cluster.version = version.clone();
-                    }
-                }
-                if let Some(state) = self.seen.get_mut(node).and_then(|seen| seen.state.as_mut()) {
-                    state.engine.version = version;
-                    state.engine.run = EngineRun::Running;
-                }
-            }
-            StepKind::Reset => {
-                self.note_cluster(node, Lifecycle::Blank);
-                self.record.release(node);
-                if *node == self.config.master {
-                    self.record.cluster = None;
-                }
-            }
-            StepKind::DeleteNode => self.record.forget_cordon(node),
-            StepKind::Cordon => self.note_scheduling(node, Scheduling::Cordoned),
-            StepKind::Uncordon => {
-                // one that was left to others is not in the record as this operation's
-                let asked = self.operation(id).is_some_and(|held| held.kind == OperationKind::NodeUncordon);
-                let ours = self.record.cordon_of(node).is_none_or(|cordon| cordon.operation == *id);
-                if asked {
-                    match self.opens(id, node) {
-                        Opens::Yes => self.note_scheduling(node, Scheduling::Open),
-                        Opens::No(_) => {}
-                    }
-                    self.record.release(node);
-                } else if ours {
-                    if self.record.cordon_of(node).is_some() {
-                        self.note_scheduling(node, Scheduling::Open);
-                    }
-                    self.record.forget_cordon(node);
-                }
-            }
-            StepKind::Snapshot
-            | StepKind::Drain
-            | StepKind::Stop
-            | StepKind::WaitReady
-            | StepKind::AddOns
-            | StepKind::Reboot
-            | StepKind::PowerOff
-            | StepKind::WaitUp
-            | StepKind::Identify
-            | StepKind::LetGo => {}
-        }
-    }
-
-    /// Ends the operation when nothing of it runs or can begin.
-    fn conclude(&mut self, now: Instant, id: &OperationId) {
-        let Some(operation) = self.operation_mut(id) else { return };
-        let essential = operation.has_lost_its_sense();
-        if essential || operation.phase == OperationPhase::Aborting {
-            let reason = if essential { "an essential step failed" } else { "the operation was aborted" };
-            let mut changed = false;
-            for index in 0..operation.steps.len() {
-                let goes_on = !essential && operation.is_committed(index);
-                let Some(step) = operation.steps.get_mut(index) else { continue };
-                if step.state == StepState::Pending && !goes_on {
-                    step.state = StepState::Skipped;
-                    step.reason = Text::cut(reason);
-                    changed = true;
-                }
-            }
-            // a wait does nothing that would have to be brought to its end
-            for step in operation.steps.iter_mut() {
-                if step.state == StepState::Running && matches!(step.kind, StepKind::WaitReady | StepKind::WaitUp) {
-                    step.state = StepState::Skipped;
-                    step.reason = Text::cut(reason);
-                    changed = true;
-                }
-            }
-            if changed {
-                operation.revision += 1;
-            }
-        }
-        if !operation.steps.iter().all(Step::has_ended) {
-            return;
-        }
-        let lost = operation.steps.iter().any(|step| {
-            step.weight != Weight::BestEffort && matches!(step.state, StepState::Failed | StepState::Skipped)
-        });
-        let phase = match (operation.phase, essential, lost) {
-            (OperationPhase::Aborting, false, true) => OperationPhase::Aborted,
-            (_, true, _) => OperationPhase::Failed,
-            (_, false, true) => OperationPhase::PartlyDone,
-            (_, false, false) => OperationPhase::Done,
-        };
-        operation.phase = phase;
-        operation.revision += 1;
-        let (kind, scope) = (operation.kind, operation.scope);
-        let went_in = operation.steps.last().and_then(|step| step.boot_before.clone());
-        let back =
-            went_in.is_some_and(|boot| self.state_of(&self.config.master).is_some_and(|state| state.boot != boot));
-        self.settle_cordons(id);
-        self.live.retain(|(held, _), _| held != id);
-        self.told.slot_waits.retain(|(held, _), _| held != id);
-        self.tell(
-            now,
-            CoordinatorEventKind::OperationEnded,
-            Some(id),
-            None,
-            Text::format(format_args!("{kind}: {phase}")),
-        );
-        self.retire(id, scope);
-        // after a shutdown only where the master was off in between: before that it would start work on nodes that are down
-        if scope == Scope::Exclusive && (kind != OperationKind::Shutdown || back) {
-            self.unpause();
-        }
-    }
-
-    /// Decides when each node that this operation cordoned is uncordoned.
-    fn settle_cordons(&mut self, id: &OperationId) {
-        let Some(operation) = self.operation(id).cloned() else { return };
-        let done = operation.phase == OperationPhase::Done;
-        let nodes: Vec<NodeName> = self
-            .record
-            .cordons
-            .iter()
-            .filter(|cordon| cordon.operation == *id)
-            .map(|cordon| cordon.node.clone())
-            .collect();
-        for node in nodes {
-            // the boot in which it went, or may yet go: it took the command, or asked itself
-            let went = operation.steps.iter().find_map(|step| {
-                let goes = match step.kind {
-                    StepKind::PowerOff | StepKind::LetGo => step.node == node && step.state != StepState::Skipped,
-                    StepKind::Snapshot
-                    | StepKind::Cordon
-                    | StepKind::Drain
-                    | StepKind::Uncordon
-                    | StepKind::Stop
-                    | StepKind::DeleteNode
-                    | StepKind::Reset
-                    | StepKind::Initialise
-                    | StepKind::Join
-                    | StepKind::WaitReady
-                    | StepKind::AddOns
-                    | StepKind::Upgrade
-                    | StepKind::Reboot
-                    | StepKind::WaitUp
-                    | StepKind::Identify => false,
-                };
-                if !goes {
-                    return None;
-                }
-                let done = step.state == StepState::Done;
-                match (&step.boot_before, step.kind) {
-                    (Some(boot), _) => Some(Some(boot.clone())),
-                    // as soon as it is ready and says that it runs
-                    (None, StepKind::LetGo) if done => Some(None),
-                    (None, _) if done => self.state_of(&node).map(|state| Some(state.boot.clone())),
-                    (None, _) => None,
-                }
-            });
-            let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == node) else { continue };
-            cordon.release = if operation.kind == OperationKind::NodeDrain && done {
-                Release::ByOperator
-            } else if let Some(boot) = went {
-                Release::OnReturn { boot, start: cordon.start }
-            } else {
-                Release::WithOperation
-            };
-        }
-    }
-
-    /// Keeps the last exclusive operation for `resume`, forgets the rest.
-    fn retire(&mut self, id: &OperationId, scope: Scope) {
-        self.told.ending.push(id.clone());
-        match scope {
-            Scope::Local => {}
-            Scope::Exclusive => self.forget_ended(Some(id)),
-        }
-        if !self.record.ended.contains(id) {
-            self.record.ended.push(id.clone());
-        }
-    }
-
-    /// Forgets exclusive operations that have ended, but `kept`, and but what is not on the card yet: their end is told only
-    /// after it is, and a coordinator that dies in between has to know of it to tell it.
-    pub(super) fn forget_ended(&mut self, kept: Option<&OperationId>) {
-        let stored = match self.saved {
-            Saved::Yes => self.stored.operations.as_slice(),
-            Saved::No { .. } => &[],
-        };
-        self.record.operations.retain(|held| {
-            let told = || stored.iter().any(|on_card| on_card.id == held.id && on_card.phase.is_final());
-            let stays = kept == Some(&held.id) || !held.phase.is_final() || held.scope == Scope::Local;
-            stays || !told()
-        });
-    }
-
-    /// A node that goes down by itself counts as unavailable.
-    pub(super) fn hold_slot_if_inside(&mut self, node: &NodeName) {
-        if self.plan_node(node).belongs == Belongs::Inside {
-            self.record.hold_slot(node);
         }
     }
 }

@@ -20,7 +20,9 @@
 //! - nobody is sent what it cannot read: a node that was not heard yet counts as one that speaks the version before.
 
 mod access;
+mod begin;
 mod drive;
+mod end;
 mod look;
 mod mend;
 mod record;
@@ -29,7 +31,8 @@ mod requests;
 mod versions;
 
 pub use access::{CERTIFY_MS, CERTIFYING, SEALED};
-pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SLOT_WAIT_MS, SWITCH_AGAIN_MS, limit_ms};
+pub use begin::SLOT_WAIT_MS;
+pub use drive::{ATTEMPTS, RETRY_MS, SEND_AGAIN_ACCEPTED_MS, SEND_AGAIN_MS, SWITCH_AGAIN_MS, limit_ms};
 pub use look::{LOOK_AGAIN_MS, LOOK_FRESH_MS, LOOK_MS};
 pub use record::{
     ANSWERS, Answered, Cluster, CoordinatorRecord, Cordon, ENDED_OPERATIONS, Heeds, Operation, Release, Scope, Step,

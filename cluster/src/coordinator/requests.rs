@@ -1,7 +1,7 @@
 //! Requests: of operators (`q/<user>/request`) and of nodes whose button was pressed (`n/<node>/request`). The same id is
 //! the same request: a repeat is answered from what is kept, and begins nothing.
 
-use super::drive::is_rolling;
+use super::begin::is_rolling;
 use super::look::LOOK_FRESH_MS;
 use super::record::{Answered, Heeds, Room, Wish};
 use super::{Action, Coordinator, Operation, Scope, Step};
