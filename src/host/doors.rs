@@ -37,6 +37,9 @@ const KNOCKS: usize = 4;
 /// How long after a fault logind is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How long logind may take to answer, with the way to it: as long as D-Bus itself waits for a service that it starts.
+const LOGIND: Duration = Duration::from_secs(25);
+
 /// How long a client of the socket may take to say what it wants.
 const HELLO: Duration = Duration::from_secs(5);
 
@@ -155,19 +158,13 @@ async fn attend_inhibitor(doors: Doors, knock: mpsc::Sender<Knock>, needed_ms: u
 
 /// Holds the inhibitor, until the bus fails.
 async fn inhibit(doors: &Doors, knock: &mpsc::Sender<Knock>, needed_ms: u32) -> zbus::Result<()> {
-    let bus = zbus::Connection::system().await?;
-    let logind =
-        zbus::Proxy::new(&bus, "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-            .await?;
-    // subscribed first: no shutdown begins unseen between the two
-    let mut signals = logind.receive_signal("PrepareForShutdown").await?;
     if doors.is_open() {
         // let go already; the process is about to end
         std::future::pending::<()>().await;
     }
-    let mut inhibitor: Option<zbus::zvariant::OwnedFd> = Some(take(&logind).await?);
-    let allowed_us: u64 = logind.get_property("InhibitDelayMaxUSec").await?;
-    let allowed_ms = allowed_us / 1_000;
+    let Held { mut signals, inhibitor, allowed_ms, shutdown } =
+        ask_logind(zbus::connection::Builder::system()?).await?;
+    let mut inhibitor = Some(inhibitor);
     if allowed_ms < u64::from(needed_ms) {
         tracing::warn!(
             "logind lets a shutdown wait for {allowed_ms} ms at most, and a drain with the engine's stop may take \
@@ -175,9 +172,12 @@ async fn inhibit(doors: &Doors, knock: &mpsc::Sender<Knock>, needed_ms: u32) -> 
              /etc/systemd/logind.conf.d/ (kubelet writes one there too; the last by name wins) and restart systemd-logind"
         );
     }
-    // a shutdown that began before we listened
-    if logind.get_property::<bool>("PreparingForShutdown").await? {
-        let _ = knock.send(Knock::Stopping(Door::Inhibitor)).await;
+    match shutdown {
+        // it began before we listened
+        Shutdown::UnderWay => {
+            let _ = knock.send(Knock::Stopping(Door::Inhibitor)).await;
+        }
+        Shutdown::None => {}
     }
     loop {
         tokio::select! {
@@ -193,6 +193,47 @@ async fn inhibit(doors: &Doors, knock: &mpsc::Sender<Knock>, needed_ms: u32) -> 
             () = doors.opened(), if inhibitor.is_some() => inhibitor = None,
         }
     }
+}
+
+/// What logind has granted and said.
+struct Held {
+    signals: zbus::proxy::SignalStream<'static>,
+    inhibitor: zbus::zvariant::OwnedFd,
+    allowed_ms: u64,
+    shutdown: Shutdown,
+}
+
+/// Whether logind is shutting the system down.
+enum Shutdown {
+    None,
+    UnderWay,
+}
+
+/// Takes the inhibitor and listens.
+///
+/// # Errors
+/// The bus or logind fails, or does not answer in time: a question without a limit would hold the door open for ever, and
+/// nobody would be told.
+async fn ask_logind(bus: zbus::connection::Builder<'_>) -> zbus::Result<Held> {
+    let ask = async {
+        let bus = bus.build().await?;
+        let logind = zbus::Proxy::new(
+            &bus,
+            "org.freedesktop.login1",
+            "/org/freedesktop/login1",
+            "org.freedesktop.login1.Manager",
+        )
+        .await?;
+        // subscribed first: no shutdown begins unseen between the two
+        let signals = logind.receive_signal("PrepareForShutdown").await?;
+        let inhibitor = take(&logind).await?;
+        let allowed_us: u64 = logind.get_property("InhibitDelayMaxUSec").await?;
+        let begun = logind.get_property::<bool>("PreparingForShutdown").await?;
+        let shutdown = if begun { Shutdown::UnderWay } else { Shutdown::None };
+        Ok(Held { signals, inhibitor, allowed_ms: allowed_us / 1_000, shutdown })
+    };
+    let late = |_| Err(zbus::Error::Failure(format!("no answer within {} s", LOGIND.as_secs())));
+    tokio::time::timeout(LOGIND, ask).await.unwrap_or_else(late)
 }
 
 async fn take(logind: &zbus::Proxy<'_>) -> zbus::Result<zbus::zvariant::OwnedFd> {
@@ -343,6 +384,16 @@ mod tests {
         // whoever comes later is not held up
         assert_eq!(asked(dir.path(), 60_000).await, Ok(Drained::Done));
         assert_eq!(knocks.recv().await, Some(Knock::Stopping(Door::DrainUnit)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_says_nothing_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus");
+        let _silent = UnixListener::bind(&path).unwrap();
+        let bus = zbus::connection::Builder::address(format!("unix:path={}", path.display()).as_str()).unwrap();
+        let error = ask_logind(bus).await.err().unwrap();
+        assert!(error.to_string().contains("no answer within 25 s"), "{error}");
     }
 
     #[tokio::test]
