@@ -56,6 +56,7 @@ fn seeds(arguments: &SimRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let batch = batch(from, count, &options, &|done| bar.set_position(done));
     bar.finish_and_clear();
     let missing = if count >= ENOUGH { batch.reached.missing() } else { Vec::new() };
+    let too_little = if count >= ENOUGH { batch.too_little() } else { None };
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", summary(&batch, &missing))?;
@@ -65,8 +66,12 @@ fn seeds(arguments: &SimRunArgs, json: bool) -> anyhow::Result<ExitCode> {
             writeln!(out, "never reached: {place}")?;
         }
     }
+    if let Some(why) = &too_little {
+        eprintln!("beehive: {why}");
+    }
     let Some(violation) = batch.violations.into_iter().next() else {
-        return Ok(if missing.is_empty() { ExitCode::Done } else { ExitCode::Failed });
+        let enough = missing.is_empty() && too_little.is_none();
+        return Ok(if enough { ExitCode::Done } else { ExitCode::Failed });
     };
     eprintln!("beehive: seed {} broke a rule; looking for the fewest faults that it takes", violation.seed);
     let (violation, options) = shrink::shrink(violation, &options);

@@ -221,6 +221,16 @@ impl Coordinator {
         Some(Text::format(format_args!("waits for a slot, held by {holder} (max_unavailable)")))
     }
 
+    /// Whether a node's turn has come and gone: while the API server did not answer, or the coordinator was away, buttons were
+    /// pressed, and every slot is theirs. As long as the node is open it waits as if its turn had not come. What the record has
+    /// of its cordon stays there: it may have been asked for, and not be seen yet.
+    pub(super) fn lost_its_turn(&self, id: &OperationId, node: &NodeName) -> bool {
+        let open = matches!(self.kube_node(node), Ok(Some(seen)) if seen.scheduling == Scheduling::Open);
+        let noted = self.record.cordon_of(node).is_some_and(|cordon| cordon.operation == *id);
+        let refused = |operation| self.slot_refusal(operation, StepKind::Cordon, node).is_some();
+        (open || !noted) && self.operation(id).is_some_and(refused)
+    }
+
     /// One who holds a slot, if every slot is held by somebody other than `but`.
     pub(super) fn slots_full(&self, but: Option<&NodeName>) -> Option<&NodeName> {
         let mut others = self.record.slots.iter().filter(|held| Some(*held) != but);

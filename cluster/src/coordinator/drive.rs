@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use beehive_mqtt::command::{Answer, Command, SealedCredential, Verb, VerbName};
 use beehive_mqtt::coordinator::{OperationKind, StepKind, StepState};
-use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, PowerPhase, ShutdownOutcome};
+use beehive_mqtt::node::{CommandResult, CommandStatus, EngineRun, Lifecycle, PowerGoal, PowerPhase, ShutdownOutcome};
 use beehive_mqtt::{CommandId, NodeName, Nonce, OperationId, Text};
 
 /// How often a command is sent again until the node has answered.
@@ -362,8 +362,11 @@ impl Coordinator {
                 if new_boot && orderly {
                     return Verdict::Done(Text::cut("was off and is back already"));
                 }
-                let handed_over =
-                    state.is_some_and(|state| matches!(state.power, PowerPhase::HandingOver | PowerPhase::Halted));
+                // one that restarts for a reason of its own is told when it is back
+                let handed_over = state.is_some_and(|state| {
+                    let down = matches!(state.power, PowerPhase::HandingOver | PowerPhase::Halted);
+                    down && state.goal != Some(PowerGoal::Reboot)
+                });
                 if handed_over && !online {
                     return Verdict::Done(Text::cut("is off"));
                 }
@@ -474,6 +477,10 @@ impl Coordinator {
         let deadline_ms = live.deadline.since_ms(now);
         let drain_ms = self.config.drain_ms;
         let work = match kind {
+            StepKind::Cordon if self.lost_its_turn(id, &node) => {
+                self.live.remove(&(id.clone(), index));
+                return self.change(id, index, |step| step.state = StepState::Pending);
+            }
             StepKind::Cordon => match self.own_cordon(id, &node) {
                 Own::Yes => KubeWork::Cordon(node.clone()),
                 Own::No(reason) => return self.end(now, id, index, StepState::Done, Text::cut(reason)),

@@ -2,13 +2,13 @@
 //! operation failed, was aborted, or ended with the node going down, and also after our own crash. Nobody else's cordon is
 //! touched, because only ours are in the record.
 
-use super::{Action, Coordinator, KubeOwner, Release, Scope};
+use super::{Action, Coordinator, KubeOwner, Operation, Release, Scope};
 use crate::Instant;
 use crate::kube::{KubeDone, KubeError, KubeWork, Scheduling};
 use alloc::vec::Vec;
 use beehive_mqtt::coordinator::{CoordinatorEventKind, StepKind, StepState};
 use beehive_mqtt::node::{Lifecycle, NodeState};
-use beehive_mqtt::{NodeName, Text};
+use beehive_mqtt::{NodeName, OperationId, Text};
 
 /// How long to wait before the API server is asked again after an error.
 const MEND_AGAIN_MS: u64 = 5_000;
@@ -35,6 +35,8 @@ enum Due {
     Not,
     /// The node is to be uncordoned.
     Uncordon,
+    /// This operation needs it: it has emptied the node, and is not done with it.
+    HandOver(OperationId),
     /// There is no such Node any more.
     Forget,
 }
@@ -47,6 +49,7 @@ impl Coordinator {
                 // what is under way is waited for, so that it cannot undo a later cordon
                 Due::Not => self.mending.retain(|held, mending| *held != node || mending.asked == Asked::Yes),
                 Due::Forget => self.record.forget_cordon(&node),
+                Due::HandOver(operation) => self.hand_over(&node, operation),
                 Due::Uncordon => self.uncordon(now, &node),
             }
         }
@@ -94,14 +97,34 @@ impl Coordinator {
                 Scheduling::Open => Due::Forget,
                 Scheduling::Cordoned => Due::Not,
             },
-            Release::WithOperation => Due::Uncordon,
+            Release::WithOperation => self.no_longer_needed(node),
             Release::OnReturn { boot, start } => {
                 let Some(state) = self.state_of(node) else { return Due::Not };
                 let another_boot = boot.as_ref().is_none_or(|boot| *boot != state.boot);
                 let stayed = !another_boot && state.start > *start;
                 let returned = self.is_ready_again(now, node) && (another_boot || stayed);
-                if returned { Due::Uncordon } else { Due::Not }
+                if returned { self.no_longer_needed(node) } else { Due::Not }
             }
+        }
+    }
+
+    /// Nothing of what cordoned a node needs that any more. Somebody may have pressed its button in the middle of an operation,
+    /// which made the cordon the button's; the operation goes on when the node is back, and must find it empty.
+    fn no_longer_needed(&self, node: &NodeName) -> Due {
+        let works_on = |operation: &&Operation| {
+            let own = || operation.steps.iter().filter(|step| step.node == *node);
+            let emptied = own().any(|step| step.kind == StepKind::Cordon && step.state == StepState::Done);
+            emptied && own().any(|step| !step.has_ended())
+        };
+        // one that is paused goes on too, or is called off, and opens it then
+        let user = self.record.operations.iter().filter(|operation| !operation.phase.is_final()).find(works_on);
+        user.map_or(Due::Uncordon, |operation| Due::HandOver(operation.id.clone()))
+    }
+
+    fn hand_over(&mut self, node: &NodeName, operation: OperationId) {
+        if let Some(cordon) = self.record.cordons.iter_mut().find(|cordon| cordon.node == *node) {
+            cordon.operation = operation;
+            cordon.release = Release::WithOperation;
         }
     }
 

@@ -117,14 +117,17 @@ impl Coordinator {
                         // asked again until it is known; nothing was begun
                         Heed::NotYet => return,
                         Heed::Refused(reply) => *reply,
-                        Heed::Free(set_aside) => match request.mode {
-                            Mode::DryRun => planned(plan, &set_aside),
-                            Mode::Execute => {
-                                let by = Text::format(format_args!("user:{user}"));
-                                let id = request.id.clone().into();
-                                self.begin_operation(now, id, &wanted, by, plan, &set_aside)
+                        Heed::Free(blockers) => {
+                            let set_aside = self.set_aside(now, &request.id, &wanted, &plan, &blockers);
+                            match request.mode {
+                                Mode::DryRun => planned(plan, &set_aside),
+                                Mode::Execute => {
+                                    let by = Text::format(format_args!("user:{user}"));
+                                    let id = request.id.clone().into();
+                                    self.begin_operation(now, id, &wanted, by, plan, &set_aside)
+                                }
                             }
-                        },
+                        }
                     },
                 }
             }
@@ -136,6 +139,42 @@ impl Coordinator {
             },
         };
         self.close_request(now, user, key, &request, reply);
+    }
+
+    /// What `--force` sets aside here, in words: the rule that would have refused this, what a failure of the snapshot would have
+    /// meant, and the blockers. Empty where nothing was in the way.
+    fn set_aside(
+        &self,
+        now: Instant,
+        id: &RequestId,
+        wanted: &Wanted<'_>,
+        plan: &[PlannedStep],
+        blockers: &Text<160>,
+    ) -> Text<160> {
+        match wanted.force {
+            Force::No => return Text::new(),
+            Force::Yes => {}
+        }
+        let rule = match self.plan_for(now, id, &Wanted { force: Force::No, ..*wanted }) {
+            Err(refusal) if refusal.code == SLOT_HELD => {
+                // nobody is taken down over the limit: this is begun, and waits
+                let holder = self.slots_full(wanted.node).map_or("others", NodeName::as_str);
+                Text::<120>::format(format_args!("{SLOT_HELD} (it waits for the slot of {holder} all the same)"))
+            }
+            Err(refusal) => Text::cut(refusal.code),
+            Ok(_) => Text::new(),
+        };
+        let loses = |step: &PlannedStep| step.kind == StepKind::Snapshot && step.weight == Weight::BestEffort;
+        let snapshot = if plan.iter().any(loses) { "a snapshot that fails" } else { "" };
+        let mut words = Text::<160>::new();
+        for part in [rule.as_str(), snapshot, blockers.as_str()] {
+            words = match (words.is_empty(), part.is_empty()) {
+                (_, true) => words,
+                (true, false) => Text::cut(part),
+                (false, false) => Text::format(format_args!("{words}; {part}")),
+            };
+        }
+        words
     }
 
     /// Remembers the answer, so that a repeat begins nothing, and gives it.
@@ -581,7 +620,7 @@ impl Coordinator {
         }
         let overrides: Text<180> = match (wanted.force, set_aside.is_empty()) {
             (Force::Yes, false) => Text::format(format_args!("; set aside: {set_aside}")),
-            (Force::Yes, true) => Text::cut("; rules that protect were set aside"),
+            (Force::Yes, true) => Text::new(),
             (Force::No, _) if stays => Text::cut("; it was cordoned by somebody else, and stays so without --force"),
             (Force::No, _) => Text::new(),
         };
@@ -842,9 +881,12 @@ fn planned(plan: Vec<PlannedStep>, set_aside: &Text<160>) -> Reply {
     reply
 }
 
+/// The refusal of rolling work while as many nodes are away as may be.
+const SLOT_HELD: &str = "slot-held";
+
 fn slot_held(holder: &NodeName) -> Reply {
     Reply::refused(
-        "slot-held",
+        SLOT_HELD,
         format_args!("{holder} is down or drained (max_unavailable); bring it back or `node uncordon {holder}` first"),
     )
 }

@@ -6,6 +6,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// The least median of a run's operations: one that does little shows little.
+pub const LEAST_OPERATIONS: u64 = 3;
+
+/// The least median of the faults for each operation.
+pub const LEAST_FAULTS: u64 = 10;
+
 /// What many runs came to.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -61,6 +67,18 @@ impl Batch {
             self.per_second_and_processor(),
             self.simulated.as_secs() / 3600,
         )
+    }
+
+    /// What is wrong where too little has happened: the medians of a run.
+    pub fn too_little(&self) -> Option<String> {
+        let enough = self.median_operations >= LEAST_OPERATIONS && self.median_faults_per_operation >= LEAST_FAULTS;
+        (!enough).then(|| {
+            format!(
+                "too little happens: the medians of a run are to be {LEAST_OPERATIONS} operations and {LEAST_FAULTS} faults an \
+                 operation, and are {} and {}",
+                self.median_operations, self.median_faults_per_operation
+            )
+        })
     }
 
     /// Seeds a second on one processor.

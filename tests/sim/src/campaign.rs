@@ -292,6 +292,7 @@ fn campaign(setup: Setup, random: &mut Random, events: u64) -> World {
 fn round(world: &mut World, random: &mut Random) {
     world.note(|| "---- another round".into());
     world.max_down = None;
+    world.due = None;
     world.undisturbed = true;
     let mut storm = faults(random);
     let calm_after = random.between(10_000, 400_000);
@@ -358,7 +359,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         }
         // in a large crew it takes an hour, so it comes seldom
         2 | 3 if !large || random.below(6) == 0 => {
-            world.max_down = Some(1);
+            world.max_down = Some(world.max_unavailable);
             let reboot = world.operation(OperationKind::Reboot, None);
             keeps_some_busy(world, random, &reboot);
             world.run_for(calm_after);
@@ -372,7 +373,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
         }
         17 if !large || random.below(6) == 0 => {
             beehive_first(world);
-            world.max_down = Some(1);
+            world.max_down = Some(world.max_unavailable);
             let upgrade = asks_for_upgrade(world);
             let wanted = format!("v{}", world.asked - 1);
             keeps_some_busy(world, random, &upgrade);
@@ -413,7 +414,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
             all_in(world);
         }
         7 => {
-            world.max_down = Some(1);
+            world.max_down = Some(world.max_unavailable);
             let reboot = world.operation(OperationKind::NodeReboot, Some(name(victim + 1)));
             world.run_for(calm_after);
             assert_done(world, &reboot);
@@ -423,7 +424,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
             }
         }
         8 => {
-            world.max_down = Some(1);
+            world.max_down = Some(world.max_unavailable);
             let drain = world.operation(OperationKind::NodeDrain, Some(name(victim + 1)));
             world.run_for(calm_after);
             assert_done(world, &drain);
@@ -434,7 +435,7 @@ fn quiet_round(world: &mut World, random: &mut Random, victim: usize, calm_after
             all_in(world);
         }
         9 => {
-            world.max_down = Some(1);
+            world.max_down = Some(world.max_unavailable);
             let shutdown = world.operation(OperationKind::NodeShutdown, Some(name(victim + 1)));
             world.run_for(calm_after);
             switched_off(world, &shutdown, victim);
@@ -521,6 +522,9 @@ fn holder_dies(world: &mut World, victim: usize) {
     if dark {
         world.ended(&reboot, 900_000);
         world.run_for(60_000);
+    }
+    // where more than one may be down another one may be taken down
+    if dark && world.max_unavailable == 1 {
         let refused = world.operation(OperationKind::NodeReboot, Some(name(other + 1)));
         let answer = world.answer(&refused);
         if answer.code.as_str() != "slot-held" {
@@ -807,6 +811,7 @@ pub(crate) fn finish(world: &mut World, id: &RequestId) -> OperationPhase {
     world.calm();
     // an order that was never heard is no operation yet; it goes out until it is answered
     let limit_ms = SETTLES_MS + if world.max_down.is_some() { EACH_MS * world.pis.len() as u64 } else { 0 };
+    world.due = Some(world.now + limit_ms);
     let mut phase = world.ended(id, limit_ms);
     for _ in 0..2 {
         if phase == OperationPhase::Done {
@@ -824,7 +829,10 @@ pub(crate) fn finish(world: &mut World, id: &RequestId) -> OperationPhase {
         if answer.status != ResponseStatus::Started {
             world.fail(&format!("resume after {phase}: {:?} {}", answer.status, answer.text));
         }
-        phase = world.ended(id, limit_ms + 300_000);
+        // what has come to nothing is done again, and a rebuild initialises for long
+        let again_ms = limit_ms + 300_000;
+        world.due = Some(world.now + again_ms);
+        phase = world.ended(id, again_ms);
     }
     phase
 }
@@ -839,13 +847,14 @@ pub(crate) fn assert_done(world: &mut World, id: &RequestId) {
 
 #[track_caller]
 pub(crate) fn all_in(world: &mut World) {
-    world.run_until("every Pi is a ready member", 120_000, |world| world.common_cluster().is_some());
+    world.run_until_due("every Pi is a ready member", 120_000, |world| world.common_cluster().is_some());
 }
 
 /// The cordons that are ours go, and the slots.
 pub(crate) fn settles(world: &mut World) {
-    world.run_until("our cordons are gone", 300_000, |world| world.cordons_left().is_empty());
-    world.run_until("the slots are free", 300_000, |world| !world.slots_held());
+    world.run_until_due("our cordons are gone", 300_000, |world| world.cordons_left().is_empty());
+    world.run_until_due("the slots are free", 300_000, |world| !world.slots_held());
+    world.due = None;
     for node in world.by_hand.clone() {
         if !world.kube.cordoned().contains(&node) {
             world.fail(&format!("{node} is no longer cordoned"));

@@ -8,7 +8,7 @@ use beehive_mqtt::{BootId, ClusterId, NodeName, Text};
 use std::collections::BTreeMap;
 
 /// How long Kubernetes believes in a kubelet that it does not hear.
-const BELIEVES_MS: u64 = 40_000;
+pub(crate) const BELIEVES_MS: u64 = 40_000;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
@@ -25,7 +25,6 @@ pub(crate) struct Kube {
     pub(crate) nodes: BTreeMap<NodeName, Object>,
     pub(crate) minted: BTreeMap<NodeName, String>,
     pub(crate) count: u64,
-    pub(crate) drained: Vec<NodeName>,
     pub(crate) shown: Option<KubeView>,
     /// A drain of this node never ends in time.
     pub(crate) blocked: Option<NodeName>,
@@ -92,6 +91,7 @@ impl World {
                 }
             }
         }
+        self.pods_come();
         let view = self.view();
         if self.coordinator.is_some() && self.kube.shown.as_ref() != Some(&view) {
             self.kube.shown = Some(view.clone());
@@ -151,6 +151,9 @@ impl World {
             KubeWork::Cordon(node) | KubeWork::Uncordon(node) => match self.kube.nodes.get_mut(node) {
                 Some(object) => {
                     object.cordoned = matches!(work, KubeWork::Cordon(_));
+                    if object.cordoned {
+                        self.is_closed(node);
+                    }
                     if matches!(work, KubeWork::Uncordon(_)) {
                         self.of_shutdown.remove(node);
                     }
@@ -167,8 +170,12 @@ impl World {
                 }
                 match self.kube.nodes.get(node) {
                     Some(object) if self.now - object.heard >= BELIEVES_MS => fail("not-ready", "nobody confirms"),
-                    Some(_) => {
-                        self.kube.drained.push(node.clone());
+                    Some(object) => {
+                        // opened by somebody meanwhile, it fills again
+                        if object.cordoned {
+                            self.orders.pods.remove(node);
+                            self.is_closed(node);
+                        }
                         Ok(KubeDone::Done)
                     }
                     None => fail("not-found", "no such node"),
@@ -176,6 +183,7 @@ impl World {
             }
             KubeWork::DeleteNode(node) => {
                 self.kube.nodes.remove(node);
+                self.orders.pods.remove(node);
                 // a cordon goes with its Node
                 self.by_hand.remove(node);
                 Ok(KubeDone::Done)

@@ -85,6 +85,8 @@ pub(crate) struct Pi {
     pub(crate) system_stops: Option<PowerGoal>,
     /// What an oracle of direct requests knows of it.
     pub(crate) hears: crate::direct::Hears,
+    /// Its button was held for a reset, in this start of its agent.
+    pub(crate) wants_reset: bool,
     /// systemd was asked to shut down.
     handed_over: bool,
     /// Its agent has started since, and knows nothing of that.
@@ -126,6 +128,7 @@ impl Pi {
             connected_at: 0,
             system_stops: None,
             hears: crate::direct::Hears::default(),
+            wants_reset: false,
             handed_over: false,
             unaware: false,
             revision: 0,
@@ -439,6 +442,9 @@ impl World {
                 },
                 Action::Result(result) => {
                     let well = matches!(result.status, CommandStatus::Succeeded);
+                    if result.status.is_final() {
+                        self.command_ended(result.id.as_str());
+                    }
                     if result.status.is_final() && !well {
                         self.ended_badly.insert(result.id.as_str().to_owned());
                     }
@@ -590,9 +596,6 @@ impl World {
                 let off = [pi.goal, pi.system_stops].contains(&Some(PowerGoal::PowerOff));
                 let reboot = !off;
                 self.note(|| format!("{name} goes down"));
-                if !reboot {
-                    self.went_off.push(name);
-                }
                 self.goes_dark(index, 5);
                 if reboot {
                     let after = self.random.between(8_000, 25_000);
@@ -614,7 +617,19 @@ impl World {
             let (name, phase) = (pi.name.clone(), pi.phase);
             self.fail(&format!("{task:?} begins on {name}, which goes down ({phase:?})"));
         }
-        if self.pis[index].core.as_ref().is_some_and(|core| core.running().is_some()) {
+        let by_itself = match &task {
+            // what the power sequence had stopped runs again
+            EngineTask::Start => true,
+            // somebody stood at its button, and no coordinator answered
+            EngineTask::Reset => self.pis[index].wants_reset,
+            EngineTask::Initialise { .. }
+            | EngineTask::Join { .. }
+            | EngineTask::Stop
+            | EngineTask::Snapshot
+            | EngineTask::AddOns
+            | EngineTask::Upgrade { .. } => false,
+        };
+        if self.pis[index].stored.running.is_some() || !by_itself {
             self.ran(index);
         }
         let fails = self.random.hits(self.faults.engine);
@@ -757,6 +772,7 @@ impl World {
                     if fresh {
                         self.kube.cluster = Some(cluster.clone());
                         self.kube.nodes.clear();
+                        self.orders.pods.clear();
                         // cordons go with their cluster
                         self.by_hand.clear();
                         let (name, boot) = (self.pis[index].name.clone(), self.pis[index].boot());
@@ -802,6 +818,7 @@ impl World {
                 if index == 0 {
                     self.kube.cluster = None;
                     self.kube.nodes.clear();
+                    self.orders.pods.clear();
                 }
                 done("done")
             }

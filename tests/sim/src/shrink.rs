@@ -4,7 +4,7 @@ use crate::campaign::{Options, Violation, run};
 use crate::world::FAULTS;
 
 /// The same violation with as few kinds of faults as it takes: each kind is left out in turn, and stays out if the run still
-/// ends in a violation. What is left is a run of its own, which replays with the options that come with it.
+/// breaks that rule, whenever and with whomever. What is left is a run of its own, which replays with the options that come with it.
 pub fn shrink(found: Violation, options: &Options) -> (Violation, Options) {
     let mut smallest = found;
     let mut options = options.clone();
@@ -14,12 +14,34 @@ pub fn shrink(found: Violation, options: &Options) -> (Violation, Options) {
         if fewer.mask == options.mask {
             continue;
         }
-        if let Err(still) = run(smallest.seed, &fewer) {
-            smallest = still;
-            options = fewer;
+        match run(smallest.seed, &fewer) {
+            Err(still) if rule(&still.why) == rule(&smallest.why) => {
+                smallest = still;
+                options = fewer;
+            }
+            Err(_) | Ok(_) => {}
         }
     }
     (smallest, options)
+}
+
+/// What was broken, but for times, nodes and how many of them: the words without a figure.
+fn rule(why: &str) -> String {
+    let words = why.split_whitespace().filter(|word| !word.contains(|letter: char| letter.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rule;
+
+    #[test]
+    fn a_rule_is_the_same_whenever_and_with_whomever() {
+        let one = "at 17 ms: crew-002 is cordoned by rolling work while {crew-003, crew-004} are down or cordoned";
+        let same = "at 9001 ms: crew-007 is cordoned by rolling work while {crew-001} are down or cordoned";
+        assert_eq!(rule(one), rule(same));
+        assert_ne!(rule(one), rule("at 17 ms: the command r-2-1 ran 2 times"));
+    }
 }
 
 /// The names of the kinds of faults that a mask allows.

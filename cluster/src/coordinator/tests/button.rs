@@ -106,6 +106,64 @@ fn the_masters_button_pauses_what_runs_and_switches_the_crew_off() {
     assert_eq!(rebuild.phase, OperationPhase::Done);
 }
 
+/// The cordon is the button's then; when the node is back it is needed by what was in the middle of it.
+#[test]
+fn a_button_in_the_middle_of_a_turn_does_not_open_the_node_for_it() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    // it has not taken the command
+    let reboot = desk.command(VerbName::Reboot, "a");
+    desk.press("a", Want::Reboot);
+    desk.settle();
+    desk.hands_over("a");
+    desk.dies("a");
+    desk.boots("a");
+    desk.result(&name("a"), &reboot, CommandStatus::Rejected, "busy");
+    desk.ready("a");
+    assert!(desk.works.is_empty() && desk.is_cordoned("a"), "{:?}", desk.log);
+    desk.pass(5_000);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    let last: Vec<_> = desk.log.iter().skip(desk.log.len() - 2).map(String::as_str).collect();
+    assert_eq!(last, ["reboot a", "uncordon a"]);
+    assert!(desk.stored.cordons.is_empty() && desk.stored.slots.is_empty());
+}
+
+/// The shutdown that paused it is called off, so it stays paused; its node is back, and still empty.
+#[test]
+fn what_is_paused_finds_its_node_as_it_left_it() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeReboot, Some("a"));
+    for _ in 0..2 {
+        let (token, work) = desk.work();
+        desk.kube_does(token, &work);
+    }
+    desk.commands.clear();
+    desk.deaf.insert(name("b"));
+    desk.press("m", Want::PowerOff);
+    desk.settle();
+    assert!(!desk.nodes[&name("a")].online, "{:?}", desk.log);
+    desk.ask(Ask::Abort, Mode::Execute);
+    desk.deaf.clear();
+    desk.pass(5_000);
+    desk.settle();
+    let phases: Vec<_> = desk.stored.operations.iter().map(|held| (held.kind, held.phase)).collect();
+    assert!(phases.contains(&(OperationKind::NodeReboot, OperationPhase::Paused)), "{phases:?}");
+    desk.boots("a");
+    desk.ready("a");
+    desk.settle();
+    assert!(desk.is_cordoned("a") && !desk.log.contains(&"uncordon a".to_string()), "{:?}", desk.log);
+    // called off too, it opens the node
+    desk.ask(Ask::Abort, Mode::Execute);
+    desk.pass(5_000);
+    desk.settle();
+    assert!(!desk.is_cordoned("a"), "{:?}", desk.log);
+}
+
 #[test]
 fn a_shutdown_that_runs_is_not_paused_by_the_masters_button() {
     let mut desk = Desk::with_cluster(&["a"]);
@@ -230,7 +288,14 @@ fn a_slot_is_freed_beside_what_waits_for_it() {
     desk.run(OperationKind::NodeDrain, Some("b"));
     desk.settle();
     let forced = Desk::want(OperationKind::NodeReboot, Some("a"), Force::Yes);
-    desk.ask(forced, Mode::Execute);
+    for mode in [Mode::DryRun, Mode::Execute] {
+        let answer = desk.ask(forced.clone(), mode);
+        assert!(
+            answer.text.as_str().contains("slot-held (it waits for the slot of b all the same)"),
+            "{}",
+            answer.text
+        );
+    }
     desk.settle();
     assert_eq!(desk.phase(), OperationPhase::Running, "it waits for the slot of b");
     assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).code.as_str(), "one-operation-at-a-time");

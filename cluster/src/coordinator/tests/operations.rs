@@ -75,6 +75,11 @@ fn what_is_blocked_is_refused_and_force_names_what_it_sets_aside() {
     desk.settle();
     assert_eq!(desk.phase(), OperationPhase::Done);
     assert!(!desk.log.iter().any(|line| line.starts_with("mint")), "{:?}", desk.log);
+    // where nothing is in the way nothing is said to have been
+    desk.log.clear();
+    desk.now += LOOK_FRESH_MS;
+    let answer = ask_and_look(&mut desk, &reboot(Force::Yes), Mode::DryRun, &[]);
+    assert!(!answer.text.as_str().contains("set aside"), "{}", answer.text);
     // another node is none of its business, and what is no rolling work is not looked at
     desk.log.clear();
     let other = Desk::want(OperationKind::NodeReboot, Some("b"), Force::No);
@@ -528,6 +533,32 @@ fn who_comes_back_during_a_shutdown_goes_before_the_master() {
     let off: Vec<_> = desk.log.iter().filter(|line| line.starts_with("power_off")).map(String::as_str).collect();
     assert!(off.contains(&"power_off a"), "{off:?}");
     assert_eq!(off.last(), Some(&"power_off m"), "{off:?}");
+}
+
+/// Its own restart was under way when the shutdown came to it: it will be back, and is told then.
+#[test]
+fn one_who_restarts_by_itself_is_not_taken_for_switched_off() {
+    let mut desk = Desk::with_cluster(&["a"]);
+    desk.deaf.insert(name("a"));
+    desk.run(OperationKind::Shutdown, None);
+    desk.settle();
+    desk.nodes.get_mut(&name("a")).unwrap().revision += 1;
+    let goes = NodeState {
+        power: PowerPhase::HandingOver,
+        goal: Some(beehive_mqtt::node::PowerGoal::Reboot),
+        ..desk.state_of("a")
+    };
+    desk.step(Event::State { node: name("a"), state: Box::new(goes) });
+    desk.dies("a");
+    desk.pass(20_000);
+    assert!(!desk.log.contains(&"power_off m".to_string()), "{:?}", desk.states());
+    desk.boots("a");
+    desk.deaf.clear();
+    desk.pass(5_000);
+    desk.settle();
+    let off: Vec<_> = desk.log.iter().filter(|line| line.starts_with("power_off")).map(String::as_str).collect();
+    assert_eq!(off, ["power_off a", "power_off m"]);
+    assert!(!desk.nodes[&name("a")].online);
 }
 
 #[test]

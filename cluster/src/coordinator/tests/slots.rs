@@ -208,3 +208,58 @@ fn an_operator_frees_the_slot_of_one_that_never_returns() {
     desk.settle();
     assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
 }
+
+/// Of three, two may be away: what an operator starts takes the two slots, and a button is over the limit all the same.
+#[test]
+fn as_many_are_away_as_may_be_and_no_more() {
+    let mut desk = Desk::with_cluster(&["a", "b", "c", "d"]);
+    desk.max_unavailable = 2;
+    desk.restart();
+    desk.all_speak();
+    desk.look();
+    for (node, away) in [("a", 1), ("b", 2)] {
+        assert_eq!(desk.run(OperationKind::NodeDrain, Some(node)).status, ResponseStatus::Started);
+        desk.settle();
+        assert_eq!(desk.stored.slots.len(), away);
+    }
+    assert_eq!(desk.run(OperationKind::NodeDrain, Some("c")).code.as_str(), "slot-held");
+    assert_eq!(desk.run(OperationKind::Reboot, None).code.as_str(), "slot-held");
+    desk.press("c", Want::PowerOff);
+    assert_eq!(desk.stored.slots, [name("a"), name("b"), name("c")]);
+    desk.settle();
+    desk.hands_over("c");
+    desk.dies("c");
+    // one slot is not enough while a third is away
+    desk.run(OperationKind::NodeUncordon, Some("a"));
+    desk.settle();
+    assert_eq!(desk.run(OperationKind::NodeDrain, Some("d")).code.as_str(), "slot-held");
+    desk.run(OperationKind::NodeUncordon, Some("b"));
+    desk.settle();
+    assert_eq!(desk.run(OperationKind::NodeDrain, Some("d")).status, ResponseStatus::Started);
+}
+
+/// The coordinator cannot tell whose its cordon would be, and then its turn has gone.
+#[test]
+fn buttons_that_are_pressed_before_its_cordon_come_first() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    let view = desk.api_server_goes();
+    assert_eq!(desk.run(OperationKind::NodeReboot, Some("a")).status, ResponseStatus::Started);
+    assert_eq!(desk.stored.slots, [name("a")]);
+    desk.press("b", Want::PowerOff);
+    desk.view = view;
+    desk.look();
+    desk.pass(5_000);
+    desk.settle();
+    assert!(!desk.log.contains(&"cordon a".to_string()), "{:?}", desk.log);
+    desk.hands_over("b");
+    desk.dies("b");
+    desk.pass(30_000);
+    assert!(!desk.log.contains(&"cordon a".to_string()), "{:?}", desk.log);
+    desk.boots("b");
+    desk.ready("b");
+    desk.settle();
+    desk.pass(5_000);
+    desk.settle();
+    assert_eq!(desk.phase(), OperationPhase::Done, "{:?}", desk.states());
+    assert!(desk.stored.slots.is_empty() && desk.stored.cordons.is_empty());
+}

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             println!("{times:>12}  {place}");
         }
     }
+    let too_little = batch.too_little().unwrap_or_default();
     if let Some(violation) = batch.violations.into_iter().next() {
         let (violation, options) = match std::env::var_os("BEEHIVE_SIM_SHRINK") {
             Some(_) => (violation, options),
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
     let missing = batch.reached.missing();
     if count >= ENOUGH && !missing.is_empty() {
         println!("never reached: {}", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    // a run that does little, or whose faults come seldom, shows little
+    if count >= ENOUGH && !too_little.is_empty() {
+        println!("{too_little}");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -12,7 +12,7 @@ impl World {
         CoordinatorConfig {
             master: name(1),
             expected: (2..=self.pis.len()).map(name).collect(),
-            max_unavailable: 1,
+            max_unavailable: u16::try_from(self.max_unavailable).unwrap(),
             max_parallel: 8,
             server: Text::cut("https://10.0.0.1:6443"),
             drain_ms: 60_000,
@@ -183,14 +183,13 @@ impl World {
                     self.say(Topic::Operation(summary.id.clone()), &*summary);
                 }
                 coordinator::Action::OperationNode(report) => {
+                    self.sees_order(&report);
                     for step in &report.steps {
                         self.reached.note("step", step.step.as_str());
                         self.reached.note("step state", step.state.as_str());
                         if step.step == StepKind::Cordon && step.state == StepState::Running {
                             let key = (report.id.as_str().to_owned(), report.node.clone());
-                            let first = !self.cordons_begun.contains_key(&key);
-                            self.cordons_begun.entry(key).or_insert(self.turns);
-                            if first {
+                            if self.turns_come.insert(key) {
                                 self.keeps_away(&report);
                             }
                         }

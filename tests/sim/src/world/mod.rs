@@ -6,11 +6,13 @@
 //! | [`faults`] | what goes wrong, how often, and the chance that decides |
 //! | [`master`] | the coordinator's life: its starts and deaths, and what it does |
 //! | [`people`] | who presses, asks and upgrades, what keeps work from a node, and disasters |
+//! | [`order`] | asserted too: what has to be done before what |
 //! | [`oracle`] | what is asserted: it reads the simulated world (power, engines, Kubernetes, who ran what) and the wire, never the cores |
 
 mod faults;
 mod master;
 mod oracle;
+mod order;
 mod people;
 
 pub(crate) use faults::{FAULTS, Faults, Random};
@@ -33,7 +35,7 @@ use beehive_mqtt::coordinator::{
     StepKind, StepState,
 };
 use beehive_mqtt::direct::DirectRequest;
-use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, Presence};
+use beehive_mqtt::node::{CommandResult, NodeRequest, NodeState, PowerGoal, PowerPhase, Presence};
 use beehive_mqtt::{
     ClusterId, CommandId, NodeName, Nonce, Payload as _, ProtocolVersion, RequestId, Text, Topic, UserName, decode,
 };
@@ -192,8 +194,14 @@ pub(crate) struct World {
     pub(crate) pressed: BTreeMap<String, NodeName>,
     /// Nodes that are to be cordoned since the last event.
     pub(crate) asked_to_cordon: Vec<NodeName>,
-    /// Which operation began which cordon in which turn.
+    /// Which operation asked for which cordon first in which turn.
     cordons_begun: BTreeMap<(String, NodeName), u64>,
+    /// Of which operation the wire has shown that its turn on a node has come.
+    turns_come: BTreeSet<(String, NodeName)>,
+    /// What has to be done before what.
+    pub(crate) orders: order::Orders,
+    /// How many nodes rolling work may take down at once.
+    pub(crate) max_unavailable: usize,
     turns: u64,
     /// Nodes that a shutdown of all has cordoned.
     pub(crate) of_shutdown: BTreeSet<NodeName>,
@@ -230,6 +238,8 @@ pub(crate) struct World {
     pub(crate) by_hand: BTreeSet<NodeName>,
     /// Nodes that a command takes down, and in which boot, until they are back and ready.
     pub(crate) rolling_down: BTreeMap<NodeName, u32>,
+    /// When the world has to be what was asked for: ten minutes after the faults stopped, or after an operator took it up again.
+    pub(crate) due: Option<u64>,
     /// Checked after each event while set.
     pub(crate) max_down: Option<usize>,
     /// Nodes on which a pod runs that is not to be disturbed, and since when.
@@ -249,8 +259,6 @@ pub(crate) struct World {
     pub(crate) renewed: u64,
     /// How many operations ended otherwise than done.
     pub(crate) partly: u64,
-    /// In which order the Pis were told to go off.
-    pub(crate) went_off: Vec<NodeName>,
     /// In which order engines were reset and initialised.
     pub(crate) engine_log: Vec<(NodeName, &'static str)>,
 }
@@ -266,6 +274,15 @@ fn keeps() -> PodSelector {
 
 /// A look may be ten seconds old when its node's turn begins, and a coordinator may die before it says that it has begun.
 const BLOCKED_FOR_SURE_MS: u64 = 60_000;
+
+/// Most crews let one node be down at a time, as the default is; some two or three.
+fn max_unavailable(seed: u64) -> usize {
+    match seed % 8 {
+        5 => 2,
+        7 => 3,
+        _ => 1,
+    }
+}
 
 pub(crate) fn user() -> UserName {
     "ops".parse().unwrap()
@@ -309,6 +326,9 @@ impl World {
             pressed: BTreeMap::new(),
             asked_to_cordon: Vec::new(),
             cordons_begun: BTreeMap::new(),
+            turns_come: BTreeSet::new(),
+            orders: order::Orders::default(),
+            max_unavailable: max_unavailable(seed),
             turns: 0,
             of_shutdown: BTreeSet::new(),
             resets: BTreeSet::new(),
@@ -330,6 +350,7 @@ impl World {
             runs: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             rolling_down: BTreeMap::new(),
+            due: None,
             max_down: None,
             busy: BTreeMap::new(),
             forced: BTreeSet::new(),
@@ -341,7 +362,6 @@ impl World {
             faults_done: 0,
             renewed: 0,
             partly: 0,
-            went_off: Vec::new(),
             engine_log: Vec::new(),
         };
         // none, half, or all of them begin with the program before
@@ -540,6 +560,13 @@ impl World {
             }
             self.turn();
         }
+    }
+
+    /// Runs until `done`, at most until the world is due.
+    #[track_caller]
+    pub(crate) fn run_until_due(&mut self, what: &str, limit_ms: u64, done: impl FnMut(&mut Self) -> bool) {
+        let left_ms = self.due.map_or(limit_ms, |due| due.saturating_sub(self.now));
+        self.run_until(what, limit_ms.min(left_ms), done);
     }
 
     /// No more faults; what is dead comes back.

@@ -24,6 +24,7 @@ impl World {
                 self.fail(&format!("another attempt is sent, and nobody knows what came of {before}"));
             }
         }
+        self.master_comes_last();
         if let Some((id, runs)) = self.runs.iter().find(|(_, runs)| **runs > 1) {
             self.fail(&format!("the command {id} ran {runs} times"));
         }
@@ -81,7 +82,11 @@ impl World {
         // another attempt is another id, and there is one only where the attempt before has come to nothing. What a join needs
         // is not stored, so that one is made anew by a coordinator that has started again
         let (step, attempt) = command.id.as_str().rsplit_once('-').unwrap();
-        let before = self.attempts.insert(step.to_owned(), attempt.to_owned()).filter(|before| before != attempt);
+        let known = self.attempts.insert(step.to_owned(), attempt.to_owned());
+        if known.as_deref() != Some(attempt) {
+            self.orders(node, &operation, command);
+        }
+        let before = known.filter(|before| before != attempt);
         let before = before.map(|before| format!("{step}-{before}"));
         if let Some(before) = before.filter(|before| !self.ended_badly.contains(before)) {
             if !matches!(command.verb, Verb::Join { .. }) {
@@ -141,6 +146,9 @@ impl World {
         if summary.phase.is_final() && self.finished.insert(id.clone()) {
             self.operations_done += 1;
         }
+        if let (OperationKind::NodeUncordon, Some(node)) = (summary.kind, &summary.node) {
+            self.is_opened(node);
+        }
         if let (OperationKind::NodeUncordon, OperationPhase::Done, Some(node)) =
             (summary.kind, summary.phase, &summary.node)
         {
@@ -182,13 +190,16 @@ impl World {
             matches!(
                 kind,
                 OperationKind::Reboot
+                    | OperationKind::Upgrade
                     | OperationKind::NodeReboot
                     | OperationKind::NodeDrain
                     | OperationKind::NodeLeave
                     | OperationKind::NodeShutdown
             )
         });
-        if pressed || !rolls || !begins {
+        // nor does what is closed already: its coordinator may have died before the wire could say whose work that is
+        let closed = self.kube.nodes.get(node).is_some_and(|object| object.cordoned);
+        if pressed || !rolls || !begins || closed {
             return;
         }
         // the Node of one that was reset is nobody's work any more
@@ -196,11 +207,12 @@ impl World {
             let kept = self.kube.cluster.clone().map(Kept::Member);
             self.pis.iter().any(|pi| pi.name == *held && Some(&pi.kept) == kept.as_ref())
         };
-        let counts = |held: &NodeName| held != node && !self.of_shutdown.contains(held) && member(held);
-        let down = self.rolling_down.keys().find(|held| *held != node && !self.of_shutdown.contains(*held)).cloned();
-        let other = self.cordons_left().into_iter().find(counts).or(down);
-        if let Some(other) = other {
-            self.fail(&format!("{node} is cordoned by rolling work while {other} is"));
+        let counts = |held: &NodeName| held != node && !self.of_shutdown.contains(held);
+        let mut others: BTreeSet<NodeName> = self.cordons_left().into_iter().filter(member).collect();
+        others.extend(self.rolling_down.keys().cloned());
+        others.retain(counts);
+        if others.len() >= self.max_unavailable {
+            self.fail(&format!("{node} is cordoned by rolling work while {others:?} are down or cordoned"));
         }
     }
 

@@ -112,6 +112,9 @@ impl World {
             },
         );
         self.note(|| format!("{name} pressed: {press:?}"));
+        if press == Press::Reset {
+            self.pis[index].wants_reset = true;
+        }
         self.node(index, beehive_cluster::node::Event::ButtonDown);
         self.node(index, beehive_cluster::node::Event::Press(press));
         if let (Some(PowerGoal::PowerOff), Some(since)) = (self.pis[index].goal, self.pis[index].down_since) {
