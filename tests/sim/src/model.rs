@@ -597,8 +597,8 @@ impl World {
         }
         for master in &self.masters {
             add(&(master.core.record(), master.core.session(), master.deaths_left));
-            for node in &self.nodes {
-                add(&master.core.state_of(&node.name));
+            for part in knows(&master.core) {
+                add(&part);
             }
         }
         for text in self.commands.keys().chain(self.results.keys()).chain(self.directs.keys()) {
@@ -606,6 +606,16 @@ impl World {
         }
         hash.value()
     }
+}
+
+/// What a master knows beside its record, in words: of the nodes and when it heard them, of Kubernetes, of the steps that run.
+fn knows(core: &Coordinator) -> [String; 2] {
+    let text = format!("{core:?}");
+    let between = |from: &str, to: &str| {
+        let (_, rest) = text.split_once(from).unwrap();
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    [between(", seen: ", ", unspoken: "), between(", kube: ", ", kube_owners: ")]
 }
 
 /// A node in words, but not since when it has heard nobody.

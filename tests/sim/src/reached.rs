@@ -81,8 +81,10 @@ pub(crate) fn power_word(phase: PowerPhase) -> &'static str {
 
 /// What a run of [`ENOUGH`] seeds has to reach. Left out, with the reason: `command: canceled` (the node's core never
 /// says it), `power: halted` (nobody is left to say it), the refusals `insecure-wire` (a setting, not a state), `old-term`
-/// (terms are the model's subject), `id-reused` and `busy` of the coordinator (nobody forges, and sessions are renewed before
-/// they are full), `role` and whatever else is decided before the cores.
+/// (terms are the model's subject), `id-reused` of either and `busy` of the coordinator (nobody forges, and sessions are renewed
+/// before they are full), `duplicate-machine` (no card is a copy here; unit tests), `not-authorised` and `bad-id` of the node (whose
+/// key may ask is the link's subject, and the console makes ids of the right kind), `role` and whatever else is decided before the
+/// cores.
 pub const EXPECTED: &[&str] = &[
     "act: coordinator stopped",
     "act: direct",
