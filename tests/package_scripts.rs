@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -116,7 +116,13 @@ fn a_removed_package_leaves_no_unit_active_and_the_pi_unannounced() {
 #[test]
 fn an_upgrade_stops_nothing_and_leaves_the_pi_announced() {
     let system = System::new();
-    for (script, arguments) in [("prerm", ["upgrade", "0.2.0-1"]), ("postrm", ["upgrade", "0.2.0-1"])] {
+    for (script, arguments) in
+        [("prerm", ["upgrade", "0.2.0-1"]), ("preinst", ["upgrade", "0.1.0-1"]), ("postrm", ["upgrade", "0.2.0-1"])]
+    {
+        if script == "preinst" {
+            fs::create_dir_all(system.path("usr/lib")).unwrap();
+            symlink("usr/lib", system.path("lib")).unwrap();
+        }
         assert_eq!(system.must(script, &arguments), [""; 0], "{script}");
     }
     assert!(system.has(ANNOUNCED));
@@ -129,4 +135,28 @@ fn without_a_system_that_runs_nothing_is_stopped() {
     let called = [system.must("prerm", &["remove"]), system.must("postrm", &["remove"])].concat();
     assert!(called.iter().all(|call| call.starts_with("deb-systemd-helper ")), "{called:#?}");
     assert!(!system.has(ANNOUNCED));
+}
+
+#[test]
+fn a_system_that_would_not_find_the_final_hook_gets_no_package() {
+    let system = System::new();
+    fs::create_dir_all(system.path("usr/lib")).unwrap();
+    fs::create_dir_all(system.path("lib/systemd/system-shutdown")).unwrap();
+    let refused = system.run("preinst", &["install"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("would not find the program that cuts the power") && said.contains("usrmerge"), "{said}");
+    // as Raspberry Pi OS has been since it was last installed anew
+    fs::remove_dir_all(system.path("lib")).unwrap();
+    symlink("usr/lib", system.path("lib")).unwrap();
+    system.must("preinst", &["install"]);
+    system.must("preinst", &["upgrade", "0.1.0-1"]);
+}
+
+/// The first boot of a prepared card runs plain `dpkg -i`, with no network: what is named here has to be on Raspberry Pi OS Lite.
+#[test]
+fn the_package_depends_on_nothing_that_a_stock_image_lacks() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let depends = manifest.lines().find_map(|line| line.strip_prefix("depends = ")).unwrap();
+    assert_eq!(depends, "\"libc6 (>= 2.28), systemd (>= 247), dbus, polkitd | policykit-1\"");
 }
