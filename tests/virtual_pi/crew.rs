@@ -67,7 +67,9 @@ fn a_crew_of_three_is_made_rebooted_rebuilt_and_switched_off_while_mains_fail() 
         back(&wire, node, 0);
     }
     let running = began.elapsed().as_secs();
-    println!("three Pis at once, from the making of their cards: up after {up} s, all of them said that they run after {running} s");
+    println!(
+        "three Pis at once, from the making of their cards: up after {up} s, all of them said that they run after {running} s"
+    );
     wire.must(&["cluster", "create", "--wait"]);
     let created = all_ready(&wire);
 
