@@ -396,22 +396,27 @@ pub struct UpgradeArgs {
     /// Go on although a node is not ready, or cannot be asked; the answer names it
     #[arg(long)]
     pub force: bool,
-    /// What runs a command on a Pi as root: a program and its arguments, with {host} for the node's name
-    #[arg(long, value_name = "PROGRAM", default_value = "ssh -o BatchMode=yes root@{host}", value_parser = Via::from_str)]
+    /// What runs a command on a Pi as root: a program and its arguments, with {host} for where the crew's file says that the Pi
+    /// is, else the node's name. The default is for cards of `beehive image prepare` without --login
+    #[arg(long, value_name = "PROGRAM", default_value = DEFAULT_VIA, value_parser = Via::from_str)]
     pub via: Via,
 }
 
-/// A program and its arguments, split at spaces; no shell reads them.
+/// As the login of a card that `beehive image prepare` made, who may become root without a password; root itself gets no SSH key
+/// there.
+const DEFAULT_VIA: &str = "ssh -o BatchMode=yes pi@{host} sudo -n";
+
+/// A program and its arguments, split at spaces; no shell of this machine reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via(Vec<String>);
 
-/// What stands for the node's name in a [`Via`].
+/// What stands for a Pi's host in a [`Via`].
 const HOST: &str = "{host}";
 
 impl Via {
-    /// The program and its arguments for a node.
-    pub fn for_node(&self, node: &NodeName) -> Vec<String> {
-        self.0.iter().map(|word| word.replace(HOST, node.as_str())).collect()
+    /// The program and its arguments for the Pi at `host`.
+    pub fn for_host(&self, host: &str) -> Vec<String> {
+        self.0.iter().map(|word| word.replace(HOST, host)).collect()
     }
 }
 
@@ -421,10 +426,10 @@ impl FromStr for Via {
     fn from_str(text: &str) -> Result<Self, String> {
         let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
         if words.first().is_none_or(|program| program.contains(HOST)) {
-            return Err("a program is needed first, as in 'ssh root@{host}'".to_owned());
+            return Err("a program is needed first, as in 'ssh pi@{host} sudo -n'".to_owned());
         }
         if !words.iter().any(|word| word.contains(HOST)) {
-            return Err("{host} is missing: every Pi would be the same one; as in 'ssh root@{host}'".to_owned());
+            return Err("{host} is missing: every Pi would be the same one; as in 'ssh pi@{host} sudo -n'".to_owned());
         }
         Ok(Self(words))
     }
@@ -1376,6 +1381,17 @@ mod tests {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.options.broker().to_string(), "[::1]:1");
             assert_eq!(cli.options.crew.unwrap().as_str(), "bee");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_reaches_a_prepared_card_by_itself() {
+        let cli = Cli::try_parse_from(["beehive", "crew", "upgrade", "--rollback"]).unwrap();
+        let Command::Crew(CrewCommand::Upgrade(args)) = cli.command else { panic!("another command") };
+        let words = args.via.for_host("bee42-crew-01-002.local");
+        assert_eq!(words, ["ssh", "-o", "BatchMode=yes", "pi@bee42-crew-01-002.local", "sudo", "-n"]);
+        for (text, reason) in [("", "a program"), ("{host}", "a program"), ("ssh pi@bee-2", "is missing")] {
+            assert!(text.parse::<Via>().unwrap_err().contains(reason), "{text:?}");
         }
     }
 

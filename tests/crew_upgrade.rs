@@ -14,7 +14,7 @@ mod crew;
 mod keys;
 
 use beehive::release::package::Architecture;
-use crew::{BEEHIVE, Crew, Ended, MASTER, beehive, until};
+use crew::{BEEHIVE, Crew, Ended, MASTER, beehive, ended, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -179,7 +179,8 @@ impl World {
         script(
             &via,
             &format!(
-                "pi={nodes}/$1; echo \"$1 $5 $6\" >>{log}; shift 3\n\
+                "case $1 in *.local) ;; *) echo \"nobody is called $1 on this network\" >&2; exit 255 ;; esac\n\
+                 name=${{1%.local}}; pi={nodes}/$name; echo \"$name $5 $6\" >>{log}; shift 3\n\
                  [ -e $pi/unreached ] && {{ echo 'no route to host' >&2; exit 255; }}\n\
                  case $2 in use|rollback) restart=\"--restart $pi/restart\" ;; *) restart= ;; esac\n\
                  exec {BEEHIVE} \"$@\" --releases $pi/releases --config $pi/beehive.toml $restart",
@@ -187,6 +188,11 @@ impl World {
                 log = dir.path().join("asked").display(),
             ),
         );
+        // the crew's file says where its Pis are
+        let file = dir.path().join("beehive/crews/bee/crew.toml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let nodes: String = THREE.iter().map(|name| format!("[[node]]\nname = \"{name}\"\n")).collect();
+        fs::write(&file, format!("crew = \"bee\"\n[network]\ndomain = \"local\"\n{nodes}")).unwrap();
         let world = Self { crew, pis, via, dir };
         until("the three to be there", LONG, || {
             let status = world.crew.console(&["status"]);
@@ -207,9 +213,16 @@ impl World {
         ["crew", "upgrade", "--via", &via].iter().chain(args).map(|arg| (*arg).to_owned()).collect()
     }
 
-    fn upgrade(&self, args: &[&str]) -> Ended {
+    /// The command, which is not started yet.
+    fn command(&self, args: &[&str]) -> Command {
         let args = self.args(args);
-        self.crew.console(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        let mut command = self.crew.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("XDG_CONFIG_HOME", self.dir.path());
+        command
+    }
+
+    fn upgrade(&self, args: &[&str]) -> Ended {
+        ended(&mut self.command(args))
     }
 
     /// What the Pis were asked to do, in order.
@@ -316,9 +329,8 @@ fn what_dies_at_its_start_is_left_by_itself_and_a_killed_console_is_run_again() 
     let good = build("0.2.0");
     assert_eq!(sign(good.path(), world.crew.keys.folder.path()).code, 0);
     let release = good.path().to_str().unwrap();
-    let args = world.args(&["--release", release]);
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let mut console = world.crew.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut console =
+        world.command(&["--release", release]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the second Pi's turn", LONG, || (world.asked("use").len() == 2).then_some(()));
     console.kill().unwrap();
     console.wait().unwrap();

@@ -2,7 +2,8 @@
 //! by default: beside another user of either line beehive does not cut (the feed is `unknown` then, which the final hook
 //! leaves alone), and says who it is.
 //!
-//! What is not configured but holds a line all the same is met when the line is asked for: the kernel gives it to one alone.
+//! What is not configured but holds a line all the same is met when the line is asked for: the kernel gives it to one alone. An
+//! overlay whose default lines its README does not name (screens such as `piscreen`) is not known here.
 //!
 //! Sources: raspberrypi/linux `arch/arm/boot/dts/overlays/README` for the overlays and their default pins; the firmware's
 //! documentation for `gpio=`; pimoroni/clean-shutdown for the files that its `setup.sh` puts down.
@@ -26,17 +27,74 @@ pub const SHIM_LINES: [u32; 2] = [4, 17];
 const CLEAN_SHUTDOWN: [(&str, u32); 3] =
     [("lib/systemd/system-shutdown/gpio-poweroff", 4), ("usr/bin/cleanshutd", 17), ("etc/init.d/cleanshutd", 17)];
 
-/// Which overlays take a line, by which parameter, and which line without it.
-const TAKERS: [(&str, &str, u32); 9] = [
-    ("w1-gpio", "gpiopin", 4),
-    ("w1-gpio-pi5", "gpiopin", 4),
-    ("w1-gpio-pullup", "gpiopin", 4),
-    ("w1-gpio-pullup-pi5", "gpiopin", 4),
-    ("gpio-poweroff", "gpiopin", 26),
-    ("gpio-shutdown", "gpio_pin", 3),
-    ("gpio-key", "gpio", 3),
-    ("gpio-led", "gpio", 19),
-    ("gpio-ir", "gpio_pin", 18),
+/// What takes a line: an overlay, by which parameter, which line without that, and the word that frees the line.
+type Taker = (&'static str, &'static str, u32, &'static str);
+
+/// A parameter, or a word, that an overlay does not have.
+const NONE: &str = "";
+
+/// One row for each parameter. Of the overlays of the Pi 5 and the Compute Modules only 1-Wire is here.
+const TAKERS: &[Taker] = &[
+    ("w1-gpio", "gpiopin", 4, NONE),
+    ("w1-gpio-pi5", "gpiopin", 4, NONE),
+    ("w1-gpio-pullup", "gpiopin", 4, NONE),
+    ("w1-gpio-pullup", "extpullup", 5, NONE),
+    ("w1-gpio-pullup-pi5", "gpiopin", 4, NONE),
+    ("w1-gpio-pullup-pi5", "extpullup", 5, NONE),
+    // sensors and expanders, and what touches
+    ("apds9960", "gpiopin", 4, "noints"),
+    ("dht11", "gpiopin", 4, NONE),
+    ("exc3000", "interrupt", 4, NONE),
+    ("goodix", "interrupt", 4, NONE),
+    ("goodix", "reset", 17, NONE),
+    ("ilitek251x", "interrupt", 4, NONE),
+    ("iqs550", "interrupt", 4, NONE),
+    ("mcp23017", "gpiopin", 4, "noints"),
+    ("rotary-encoder", "pin_a", 4, NONE),
+    ("rotary-encoder", "pin_b", 17, NONE),
+    ("si446x-spi0", "int_pin", 17, NONE),
+    // single lines
+    ("gpio-charger", "gpio", 4, NONE),
+    ("gpio-fan", "gpiopin", 12, NONE),
+    ("gpio-hog", "gpio", 26, NONE),
+    ("gpio-ir", "gpio_pin", 18, NONE),
+    ("gpio-ir-tx", "gpio_pin", 18, NONE),
+    ("gpio-key", "gpio", 3, NONE),
+    ("gpio-led", "gpio", 19, NONE),
+    ("gpio-poweroff", "gpiopin", 26, NONE),
+    ("gpio-shutdown", "gpio_pin", 3, NONE),
+    ("hdmi-backlight-hwhack-gpio", "gpio_pin", 17, NONE),
+    ("max98357a", "sdmode-pin", 4, "no-sdmode"),
+    ("pps-gpio", "gpiopin", 18, NONE),
+    ("pwm-gpio", "gpio", 4, NONE),
+    ("pwm-gpio-fan", "fan_gpio", 18, NONE),
+    ("wittypi", "led_gpio", 17, NONE),
+    // buses: the kernel gives their pins another function, and the line itself stays free for whoever asks
+    ("i2c-gpio", "i2c_gpio_sda", 23, NONE),
+    ("i2c-gpio", "i2c_gpio_scl", 24, NONE),
+    ("i2c3", NONE, 4, "pins_2_3"),
+    ("spi1-2cs", "cs0_pin", 18, NONE),
+    ("spi1-2cs", "cs1_pin", 17, NONE),
+    ("spi1-3cs", "cs0_pin", 18, NONE),
+    ("spi1-3cs", "cs1_pin", 17, NONE),
+    ("spi1-3cs", "cs2_pin", 16, NONE),
+    ("spi4-1cs", "cs0_pin", 4, NONE),
+    ("spi4-2cs", "cs0_pin", 4, NONE),
+    ("spi4-2cs", "cs1_pin", 25, NONE),
+    ("uart3", NONE, 4, NONE),
+    // screens and memory that use nearly all lines of the header
+    ("dpi18", NONE, 4, NONE),
+    ("dpi18", NONE, 17, NONE),
+    ("dpi18cpadhi", NONE, 4, NONE),
+    ("dpi18cpadhi", NONE, 17, NONE),
+    ("dpi24", NONE, 4, NONE),
+    ("dpi24", NONE, 17, NONE),
+    ("smi", NONE, 4, NONE),
+    ("smi", NONE, 17, NONE),
+    ("vc4-kms-dpi-generic", NONE, 4, NONE),
+    ("vc4-kms-dpi-generic", NONE, 17, NONE),
+    ("vga666", NONE, 4, NONE),
+    ("vga666", NONE, 17, NONE),
 ];
 
 /// A line of `config.txt` that gives one of the SHIM's lines to somebody.
@@ -67,35 +125,58 @@ impl fmt::Display for OtherUser {
     }
 }
 
-/// An overlay, and which of its parameters says the pin.
+/// An overlay, and what it takes as far as its words were heard.
 struct Overlay<'a> {
     text: &'a str,
     number: usize,
+    pins: Vec<Pin>,
+}
+
+/// A line that an overlay takes; none where a word has freed it, or its number is none.
+struct Pin {
     parameter: &'static str,
-    pin: Option<u32>,
+    free: &'static str,
+    line: Option<u32>,
 }
 
 impl<'a> Overlay<'a> {
     /// `NAME,a=1` and `NAME:a=1` are the same.
-    fn parse(value: &str, text: &'a str, number: usize) -> Option<Self> {
+    fn parse(value: &str, text: &'a str, number: usize) -> Self {
         let mut words = value.split([',', ':']).map(str::trim);
-        let name = words.next()?;
-        let (_, parameter, default) = TAKERS.into_iter().find(|(overlay, ..)| *overlay == name)?;
-        let mut overlay = Self { text, number, parameter, pin: Some(default) };
+        let name = words.next().unwrap_or_default();
+        let pins = (TAKERS.iter().filter(|(overlay, ..)| *overlay == name))
+            .map(|&(_, parameter, line, free)| Pin { parameter, free, line: Some(line) })
+            .collect();
+        let mut overlay = Self { text, number, pins };
         words.for_each(|word| overlay.hear(word));
-        Some(overlay)
+        overlay
     }
 
     fn hear(&mut self, word: &str) {
-        match word.split_once('=') {
-            Some((key, pin)) if key.trim() == self.parameter => self.pin = pin.trim().parse().ok(),
-            Some(_) | None => {}
+        let (key, value) = match word.split_once('=') {
+            Some((key, value)) => (key.trim(), Some(value.trim())),
+            None => (word.trim(), None),
+        };
+        if key == NONE {
+            return;
+        }
+        for pin in &mut self.pins {
+            match value {
+                Some(value) if key == pin.parameter => pin.line = value.parse().ok(),
+                None if key == pin.free => pin.line = None,
+                Some(_) | None => {}
+            }
         }
     }
 
-    fn taken(self) -> Option<Taken<'a>> {
-        let line = SHIM_LINES.into_iter().find(|line| Some(*line) == self.pin)?;
-        (self.text != POWEROFF_OVERLAY).then_some(Taken { line, text: self.text, number: self.number })
+    /// What it takes of the SHIM's lines.
+    fn taken(self) -> Vec<Taken<'a>> {
+        if self.text == POWEROFF_OVERLAY {
+            return Vec::new();
+        }
+        let takes = |line: &u32| self.pins.iter().any(|pin| pin.line == Some(*line));
+        let lines = SHIM_LINES.into_iter().filter(takes);
+        lines.map(|line| Taken { line, text: self.text, number: self.number }).collect()
     }
 }
 
@@ -125,8 +206,8 @@ pub fn taken<'a>(lines: impl IntoIterator<Item = (usize, &'a str)>) -> Vec<Taken
                 found.extend(lines.map(|line| Taken { line, text, number }));
             }
             "dtoverlay" | "device_tree_overlay" => {
-                found.extend(overlay.take().and_then(Overlay::taken));
-                overlay = Overlay::parse(value, text, number);
+                found.extend(overlay.take().map(Overlay::taken).unwrap_or_default());
+                overlay = Some(Overlay::parse(value, text, number));
             }
             "dtparam" | "device_tree_param" => {
                 if let Some(overlay) = &mut overlay {
@@ -136,7 +217,7 @@ pub fn taken<'a>(lines: impl IntoIterator<Item = (usize, &'a str)>) -> Vec<Taken
             _ => {}
         }
     }
-    found.extend(overlay.and_then(Overlay::taken));
+    found.extend(overlay.map(Overlay::taken).unwrap_or_default());
     found.sort_by_key(|taken| taken.number);
     found
 }
@@ -220,6 +301,29 @@ mod tests {
             (POWEROFF_OVERLAY, &[]),
             ("dtoverlay=gpio-poweroff,gpiopin=4", &[(4, 1)]),
             ("#dtoverlay=w1-gpio", &[]),
+            // both lines by default, and each of them may be given away
+            ("dtoverlay=rotary-encoder", &[(4, 1), (17, 1)]),
+            ("dtoverlay=rotary-encoder,pin_a=23,relative_axis=1", &[(17, 1)]),
+            ("dtoverlay=rotary-encoder,pin_a=23\ndtparam=pin_b=24", &[]),
+            ("dtoverlay=rotary-encoder,pin_a=17,pin_b=4", &[(4, 1), (17, 1)]),
+            ("dtoverlay=goodix,reset=27", &[(4, 1)]),
+            ("dtoverlay=dht11", &[(4, 1)]),
+            ("dtoverlay=dht11,gpiopin=5", &[]),
+            ("dtoverlay=pps-gpio", &[]),
+            ("dtoverlay=pps-gpio,gpiopin=4", &[(4, 1)]),
+            ("dtoverlay=gpio-fan,gpiopin=17", &[(17, 1)]),
+            ("dtoverlay=gpio-ir-tx,gpio_pin=4", &[(4, 1)]),
+            ("dtoverlay=w1-gpio-pullup,gpiopin=5,extpullup=4", &[(4, 1)]),
+            ("dtoverlay=spi1-2cs", &[(17, 1)]),
+            ("dtoverlay=spi1-2cs,cs1_pin=16", &[]),
+            ("dtoverlay=mcp23017", &[(4, 1)]),
+            ("dtoverlay=mcp23017,noints", &[]),
+            // lines that no parameter moves
+            ("dtoverlay=vga666", &[(4, 1), (17, 1)]),
+            ("dtoverlay=uart3,ctsrts", &[(4, 1)]),
+            ("dtoverlay=i2c3", &[(4, 1)]),
+            ("dtoverlay=i2c3,pins_2_3", &[]),
+            ("dtoverlay=i2c3,=5", &[(4, 1)]),
         ] {
             assert_eq!(lines_of(text), found, "{text:?}");
         }

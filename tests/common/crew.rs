@@ -369,7 +369,8 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-fn ended(command: &mut Command) -> Ended {
+/// Runs a command to its end.
+pub fn ended(command: &mut Command) -> Ended {
     let output = command.output().unwrap();
     Ended {
         code: output.status.code().expect("ended by a signal"),

@@ -3,7 +3,7 @@
 //! Eight boots, three Pis at once: `./test pi_crew`.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beehive_mqtt::Topic;
 use beehive_mqtt::coordinator::{CoordinatorEvent, StepKind};
@@ -55,15 +55,21 @@ fn a_crew_of_three_is_made_rebooted_rebuilt_and_switched_off_while_mains_fail() 
     let _place = Places::take(3);
     let wire = Wire::start();
     let cluster = format!("{REST}\n[cluster]\nnodes = [\"{TWO}\", \"{THREE}\"]\n");
+    let began = Instant::now();
     let one = Machine::boot(&Card::with_daemon(ONE, &wire.configuration(ONE, "master", &cluster)), Hat::Absent);
     let two = Machine::boot(&Card::with_daemon(TWO, &wire.configuration(TWO, "node", REST)), Hat::Absent);
     let three = Machine::boot(&Card::with_daemon(THREE, &wire.configuration(THREE, "node", REST)), Hat::Absent);
     for machine in [&one, &two, &three] {
         machine.wait_up();
     }
+    let up = began.elapsed().as_secs();
     for node in [ONE, TWO, THREE] {
         back(&wire, node, 0);
     }
+    let running = began.elapsed().as_secs();
+    println!(
+        "three Pis at once, from the making of their cards: up after {up} s, all of them said that they run after {running} s"
+    );
     wire.must(&["cluster", "create", "--wait"]);
     let created = all_ready(&wire);
 

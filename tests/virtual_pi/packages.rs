@@ -112,7 +112,10 @@ fn a_package_is_installed_upgraded_removed_and_purged_and_the_power_line_never_m
     assert_eq!(look(&machine, "systemctl is-enabled beehive-engine.socket"), "disabled");
     run(&machine, "systemctl enable beehive-engine.socket");
 
-    // removed: stopped, disabled, not drained; what it knows is left
+    // removed: stopped, disabled, not drained; what it knows is left. There is no avahi here, so its file is put there by hand
+    let announced = "/etc/avahi/services/beehive.service";
+    run(&machine, &format!("mkdir -p /etc/avahi/services && touch {announced}"));
+    assert_eq!(is_active(&machine, "beehive-force.path"), "active");
     let from = wire.now();
     let said = run(&machine, "dpkg -r beehive");
     assert!(said.contains("not drained") && said.contains("does not cut the power"), "{said}");
@@ -123,6 +126,9 @@ fn a_package_is_installed_upgraded_removed_and_purged_and_the_power_line_never_m
     for unit in units {
         assert_eq!(is_active(&machine, unit), "inactive", "{unit}");
     }
+    let active = look(&machine, "systemctl list-units --plain --no-legend --state=active,activating \"beehive*\"");
+    assert_eq!(active, "", "units are left active");
+    assert_eq!(look(&machine, &format!("test -e {announced} && echo left")), "", "the Pi is still announced");
     let links = look(&machine, "find /etc/systemd/system -name \"beehive*\"");
     assert_eq!(links, "", "links are left");
     // with the folder, where nothing else is in it
@@ -137,13 +143,15 @@ fn a_package_is_installed_upgraded_removed_and_purged_and_the_power_line_never_m
     wire.wait_telemetry(ONE, "the feed shim again", from, |telemetry| telemetry.feed.as_str() == "shim");
     assert_eq!(look(&machine, "systemctl is-enabled beehive.service"), "enabled");
 
-    // purged: state and keys are gone; releases that a drop-in uses are not
+    // purged: state and keys are gone, and it is not announced; releases that a drop-in uses are not gone
+    run(&machine, &format!("touch {announced}"));
     run(&machine, "mkdir -p /var/lib/beehive-releases/1 /etc/systemd/system/beehive.service.d");
     run(&machine, "touch /etc/systemd/system/beehive.service.d/release.conf");
     let said = run(&machine, "dpkg -P beehive");
     assert!(said.contains("/var/lib/beehive-releases is left"), "{said}");
     let left = look(&machine, "ls -1d /etc/beehive /var/lib/beehive /var/lib/beehive-engine /var/lib/beehive-releases");
     assert!(left.lines().filter(|line| line.starts_with('/')).eq(["/var/lib/beehive-releases"]), "{left}");
+    assert_eq!(look(&machine, &format!("test -e {announced} && echo left")), "", "the Pi is still announced");
     assert_eq!(look(&machine, "find /var/lib/systemd/deb-systemd-helper-enabled -name \"beehive*\""), "");
 
     assert_eq!(machine.lows(), 0);

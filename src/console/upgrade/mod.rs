@@ -7,12 +7,13 @@
 pub mod plan;
 pub mod transport;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use beehive_mqtt::NodeName;
 use beehive_mqtt::coordinator::Membership;
 use beehive_mqtt::node::PowerPhase;
+use beehive_mqtt::{CrewName, NodeName};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ use super::progress::Reporter;
 use super::session::{Heard, Session};
 use super::{Failure, crew_of, note, print, print_document, render};
 use crate::cli::{ConsoleOptions, UpgradeArgs};
+#[cfg(feature = "workstation")]
+use crate::crew::file::crews::Crews;
 use crate::keys;
 use crate::release::package::{self, Package, PackageError};
 use crate::release::trial::{CONFIRM_WITHIN_MS, How};
@@ -87,11 +90,7 @@ pub async fn run(options: &ConsoleOptions, args: &UpgradeArgs) -> ExitCode {
 }
 
 /// The release in a folder, if the crew's key signed it.
-fn read_release(
-    options: &ConsoleOptions,
-    crew: &beehive_mqtt::CrewName,
-    folder: &Path,
-) -> Result<Vec<Package>, Trouble> {
+fn read_release(options: &ConsoleOptions, crew: &CrewName, folder: &Path) -> Result<Vec<Package>, Trouble> {
     let key = keys::crew_key(&options.identity_dir(crew)).map_err(|error| {
         let fix = "name the folder operators/<you> of the crew's folder with --identity";
         Trouble::new(ExitCode::Usage, "the crew's public key is not known", error.to_string(), fix)
@@ -107,8 +106,24 @@ fn read_release(
     })
 }
 
+/// Where the crew's file says that its Pis are; nothing where there is no such file.
+fn hosts_of(crew: &CrewName) -> Result<BTreeMap<NodeName, String>, Trouble> {
+    #[cfg(feature = "workstation")]
+    let hosts = Crews::of_this_user().hosts(crew);
+    #[cfg(not(feature = "workstation"))]
+    let hosts: anyhow::Result<_> = {
+        let _ = crew; // the program for the Pi knows no crew files
+        Ok(BTreeMap::new())
+    };
+    hosts.map_err(|error| {
+        let fix = "mend the crew's file, or move it away: then {host} of --via is the node's name";
+        Trouble::new(ExitCode::Usage, "nothing was changed", format!("{error:#}"), fix).with_code("crew-file")
+    })
+}
+
 async fn perform(options: &ConsoleOptions, args: &UpgradeArgs) -> Result<ExitCode, Failure> {
     let crew = crew_of(options)?;
+    let hosts = hosts_of(crew)?;
     let packages = match &args.release {
         Some(folder) => read_release(options, crew, folder)?,
         None => Vec::new(),
@@ -129,7 +144,7 @@ async fn perform(options: &ConsoleOptions, args: &UpgradeArgs) -> Result<ExitCod
     session.connect(limit).await?;
     session.collect(limit).await?;
     let mut work =
-        Work { options, args, packages, reporter: Reporter::new(), lines: Vec::new(), overridden: Vec::new() };
+        Work { options, args, hosts, packages, reporter: Reporter::new(), lines: Vec::new(), overridden: Vec::new() };
     let outcome = work.all(&mut session, &goal).await;
     session.close().await;
     drop(work.reporter);
@@ -184,6 +199,7 @@ fn table(lines: &[Line]) -> String {
 struct Work<'a> {
     options: &'a ConsoleOptions,
     args: &'a UpgradeArgs,
+    hosts: BTreeMap<NodeName, String>,
     packages: Vec<Package>,
     reporter: Reporter,
     lines: Vec<Line>,
@@ -245,7 +261,7 @@ impl Before {
 
 impl Work<'_> {
     fn remote<'b>(&'b self, node: &'b NodeName) -> Remote<'b> {
-        Remote { via: &self.args.via, node }
+        Remote { via: &self.args.via, host: self.hosts.get(node).map_or(node.as_str(), String::as_str) }
     }
 
     async fn all(&mut self, session: &mut Session, goal: &Goal) -> Result<(), Trouble> {

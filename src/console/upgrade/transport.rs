@@ -4,7 +4,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use beehive_mqtt::NodeName;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,8 +57,8 @@ pub struct Answer {
 pub struct Remote<'a> {
     /// How.
     pub via: &'a Via,
-    /// Which.
-    pub node: &'a NodeName,
+    /// Where.
+    pub host: &'a str,
 }
 
 /// The last line of what a program complained of, fit for a terminal.
@@ -83,7 +82,7 @@ async fn limited(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 
 impl Remote<'_> {
     async fn run(self, words: &[&str], input: Vec<u8>, limit: Duration) -> Result<Vec<u8>, String> {
-        let command = self.via.for_node(self.node);
+        let command = self.via.for_host(self.host);
         let Some((program, arguments)) = command.split_first() else { return Err("--via names no program".to_owned()) };
         let mut child = Command::new(program)
             .args(arguments)

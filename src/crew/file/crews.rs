@@ -3,11 +3,12 @@
 //! The crew that is meant is the first of these: `--crew`, `BEEHIVE_CREW`, the default that `beehive crew use` set, the only
 //! one that has a folder. Its broker: `--broker`, `BEEHIVE_BROKER`, what its `crew.toml` says, this machine.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use beehive_mqtt::CrewName;
+use beehive_mqtt::{CrewName, NodeName};
 
 use super::{CREW_FILE, CrewFile};
 use crate::cli::{AuditCommand, Cli, Command, ConsoleOptions, CrewCommand, crews_dir};
@@ -130,6 +131,15 @@ impl Crews {
             options.broker = Some(CrewFile::load(&path)?.console_broker());
         }
         Ok(())
+    }
+
+    /// Where the file of a crew says that its nodes are; nothing where it has none here.
+    ///
+    /// # Errors
+    /// If the crew's file is not valid.
+    pub fn hosts(&self, crew: &CrewName) -> anyhow::Result<BTreeMap<NodeName, String>> {
+        let path = self.folder(crew).join(CREW_FILE);
+        if path.exists() { Ok(CrewFile::load(&path)?.hosts()) } else { Ok(BTreeMap::new()) }
     }
 }
 

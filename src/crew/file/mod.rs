@@ -14,6 +14,7 @@ pub mod ansible;
 pub mod command;
 pub mod crews;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -252,6 +253,11 @@ impl CrewFile {
             table.remove("engine");
         }
         table
+    }
+
+    /// Where each of its nodes is found.
+    pub fn hosts(&self) -> BTreeMap<NodeName, String> {
+        self.nodes.iter().map(|node| (node.name.clone(), self.network.host_of(node))).collect()
     }
 
     /// The file's text, with every setting, its default and what it means. It can be read back, and gives the same.
