@@ -71,6 +71,11 @@ enum Switch {
 }
 
 impl Live {
+    /// What decides what becomes of the step.
+    pub(super) fn decides(&self) -> impl core::fmt::Debug + '_ {
+        (self.begun, self.deadline, self.failures, &self.kube, self.accepted, self.patient, &self.switch)
+    }
+
     /// The coordinator was away for so long, and its steps are given that time again.
     pub(super) fn slept(&mut self, ms: u64) {
         self.begun = self.begun.plus_ms(ms);

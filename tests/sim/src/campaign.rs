@@ -762,7 +762,13 @@ fn bring_home(world: &mut World) {
 /// Lets work onto a node again whose slot others wait for. If it is being worked on, that is refused, and tried later.
 fn frees_slot(world: &mut World, index: usize) {
     let open = world.operation(OperationKind::NodeUncordon, Some(name(index + 1)));
-    if world.answer(&open).status == ResponseStatus::Started {
+    let answer = world.answer(&open);
+    if answer.code.as_str() == "one-operation-at-a-time" {
+        // what runs would wait for that node for half an hour; whoever does not want to is told to call it off
+        let abort = world.ask(Ask::Abort, Mode::Execute);
+        world.answer(&abort);
+    }
+    if answer.status == ResponseStatus::Started {
         world.run_until("the operation's end", SETTLES_MS, |world| {
             // the master was just going down when it took this up
             world.switch_on();

@@ -17,7 +17,7 @@
 use crate::sign::Fnv;
 use beehive_cluster::blockers::Blockers;
 use beehive_cluster::coordinator::{
-    self, BrokerLink, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch,
+    self, BrokerLink, Cluster, Coordinator, CoordinatorConfig, CoordinatorRecord, FirstSession, PowerSwitch, SILENT_MS,
 };
 use beehive_cluster::kube::{KubeDone, KubeNode, KubeView, KubeWork, Ready, Scheduling};
 use beehive_cluster::node::{self, NodeConfig, NodeCore, NodeRecord};
@@ -30,6 +30,7 @@ use beehive_mqtt::manifest::UserRole;
 use beehive_mqtt::node::{CommandResult, EngineRun, EngineState, Lifecycle, NodeState, PowerGoal, PowerPhase, Role};
 use beehive_mqtt::{BootId, ClusterId, CommandId, KeyId, NodeName, ProtocolVersion, SpokenVersion, Text};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
 
 /// How often each agent, each Pi and each coordinator may die, how often a second passes, which node an operator
 /// tells to restart, once, and how often all hear nothing for as long as that takes.
@@ -84,6 +85,7 @@ struct World {
     /// Which node an operator will tell to restart.
     to_tell: Option<usize>,
     silences_left: u8,
+    time: Time,
     nodes: Vec<Node>,
     masters: Vec<Master>,
     /// What was sent to each node, by its text. It may arrive now, later, again, or never.
@@ -93,6 +95,22 @@ struct World {
     directs: BTreeMap<String, (usize, DirectRequest)>,
     runs: BTreeMap<CommandId, u8>,
     broken: Option<String>,
+}
+
+/// How time passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    /// Nobody becomes silent to a master.
+    Creeps,
+    /// For so long that whoever says nothing is silent, and is given up.
+    Leaps,
+}
+
+impl Time {
+    fn of(bounds: Bounds) -> Self {
+        let passes = u64::from(bounds.seconds) * 1_000 + u64::from(bounds.silences) * DIRECT_QUIET_MS;
+        if passes < SILENT_MS { Self::Creeps } else { Self::Leaps }
+    }
 }
 
 /// How a node goes down.
@@ -205,6 +223,7 @@ impl World {
             seconds_left: bounds.seconds,
             to_tell: bounds.told,
             silences_left: bounds.silences,
+            time: Time::of(bounds),
             nodes: NODES[..bounds.nodes].iter().copied().map(node).collect(),
             masters: Vec::new(),
             commands: BTreeMap::new(),
@@ -582,11 +601,16 @@ impl World {
         world
     }
 
-    /// What tells two states apart: all of the nodes, all that the masters keep, what they know of the nodes, and what is under
-    /// way. Left out is what only decides when something is said again: that is looked at in every order anyway.
+    /// What tells two states apart: all of the nodes, all that the masters keep and know, and what is under way. Where no more
+    /// than seconds pass, left out is what only decides when something is said again, or when somebody is silent.
     fn hash(&self) -> u64 {
         let mut hash = Fnv::new();
-        let mut add = |part: &dyn std::fmt::Debug| hash.add(format!("{part:?}").as_bytes());
+        let mut words = String::new();
+        let mut add = |part: &dyn std::fmt::Debug| {
+            words.clear();
+            write!(words, "{part:?}").unwrap();
+            hash.add(words.as_bytes());
+        };
         add(&(self.now, self.seconds_left, self.to_tell, self.silences_left, &self.runs));
         for node in &self.nodes {
             match node.descent {
@@ -597,8 +621,15 @@ impl World {
         }
         for master in &self.masters {
             add(&(master.core.record(), master.core.session(), master.deaths_left));
-            for part in knows(&master.core) {
-                add(&part);
+            match self.time {
+                Time::Leaps => add(&master.core.knowledge()),
+                // nobody becomes silent, and what is sent again is looked at in every order anyway
+                Time::Creeps => {
+                    add(&master.core.kube_view());
+                    for node in &self.nodes {
+                        add(&master.core.state_of(&node.name));
+                    }
+                }
             }
         }
         for text in self.commands.keys().chain(self.results.keys()).chain(self.directs.keys()) {
@@ -606,16 +637,6 @@ impl World {
         }
         hash.value()
     }
-}
-
-/// What a master knows beside its record, in words: of the nodes and when it heard them, of Kubernetes, of the steps that run.
-fn knows(core: &Coordinator) -> [String; 2] {
-    let text = format!("{core:?}");
-    let between = |from: &str, to: &str| {
-        let (_, rest) = text.split_once(from).unwrap();
-        rest.split_once(to).unwrap().0.to_owned()
-    };
-    [between(", seen: ", ", unspoken: "), between(", kube: ", ", kube_owners: ")]
 }
 
 /// A node in words, but not since when it has heard nobody.
