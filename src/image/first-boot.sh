@@ -8,8 +8,10 @@ LOGIN='@LOGIN@'
 KEYS='@KEYS_DIR@'
 FIRST_BOOT='@FIRST_BOOT@'
 REGENERATED='@REGENERATED@'
+MARK='@MARK@'
 ROOT=${BEEHIVE_FIRST_BOOT_ROOT:-}
 FROM=$ROOT$BOOT/beehive-
+STATE=$ROOT/var/lib/beehive-first-boot
 LOG=$ROOT/var/log/beehive-first-boot.log
 failed=0
 
@@ -17,7 +19,25 @@ exec >>"$LOG" 2>&1
 echo "beehive: first boot of $NODE"
 
 try() {
-    if "$@"; then echo "done: $1"; else echo "FAILED: $1"; failed=1; fi
+    if "$1"; then echo "done: $1"; else echo "FAILED: $1"; failed=1; return 1; fi
+}
+
+# What a step leaves when it ended well: a file with this card's mark. The step's own work is on the disk before that.
+leave() {
+    sync
+    if install -d -m 755 "$STATE" && echo "$MARK" >"$STATE/$1.new" && mv "$STATE/$1.new" "$STATE/$1"; then return 0; fi
+    echo "FAILED: the mark of $1"
+    failed=1
+}
+
+left() {
+    [ "$(cat "$STATE/$1" 2>/dev/null)" = "$MARK" ]
+}
+
+# A step that ended well on this card is not done again.
+once() {
+    if left "$1"; then return; fi
+    if try "$1"; then leave "$1"; fi
 }
 
 host_name() {
@@ -99,13 +119,28 @@ machine_id() {
     [ ! -f "$bus" ] || [ -L "$bus" ] || cp "$ROOT/etc/machine-id" "$bus"
 }
 
-# Host keys that are older than this boot came with the image.
+# Host keys that came with the image would be every card's. No time is compared: a Pi without a clock starts in the past, and then
+# the image's files are newer than this boot. The new ones are made beside the old ones, so that at no moment there are none.
 host_keys() {
-    [ -d "$ROOT/etc/ssh" ] || return 0
-    old=$(find "$ROOT/etc/ssh" -name 'ssh_host_*_key' ! -newer "$ROOT/proc/1" | head -n 1)
-    [ -n "$old" ] || return 0
-    rm -f "$ROOT"/etc/ssh/ssh_host_*_key "$ROOT"/etc/ssh/ssh_host_*_key.pub
-    ssh-keygen -A -f "$ROOT" || return
+    there=$ROOT/etc/ssh
+    new=$there/beehive.new
+    [ -d "$there" ] || return 0
+    kinds=
+    for kind in rsa ecdsa ed25519; do
+        [ ! -f "$there/ssh_host_${kind}_key" ] || kinds="$kinds $kind"
+    done
+    # an image without any makes them itself
+    [ -n "$kinds" ] || return 0
+    rm -rf "$new"
+    mkdir -m 700 "$new" || return
+    for kind in $kinds; do
+        ssh-keygen -q -t "$kind" -N '' -C "root@$NODE" -f "$new/ssh_host_${kind}_key" || return
+    done
+    sync
+    mv -f "$new"/ssh_host_* "$there/" || return
+    # a kind that is not made any more
+    rm -f "$there"/ssh_host_dsa_key "$there"/ssh_host_dsa_key.pub
+    rm -rf "$new"
     [ -n "$ROOT" ] || systemctl --no-block try-restart ssh.service
 }
 
@@ -161,8 +196,8 @@ try host_name
 try configuration
 try keys
 try enrolment
-try machine_id
-try host_keys
+once machine_id
+once host_keys
 [ -n "$ROOT" ] || try package
 try regenerated
 [ -n "$ROOT" ] || try services

@@ -100,6 +100,7 @@ fn script(kind: Kind, card: &Card) -> String {
         .replace("@KEYS_DIR@", &card.keys_dir)
         .replace("@FIRST_BOOT@", first_boot)
         .replace("@REGENERATED@", regenerated)
+        .replace("@MARK@", &mark(card))
         .replace("@RUN_WORDS@", &run)
         .replace("@WORDS@", &MEMORY_WORDS.join(" "))
 }
@@ -127,23 +128,29 @@ fn user_data(kind: Kind, card: &Card) -> String {
     text
 }
 
-/// cloud-init does its work once for each instance. The name of ours follows from what is on the card; secrets are no part
-/// of it, but the public key that belongs to a secret is.
-fn meta_data(card: &Card) -> String {
+/// What tells this card from others: what is to be done once for each card is done again when it is another one. It follows
+/// from what is on the card; secrets are no part of it, but the public key that belongs to a secret is.
+fn mark(card: &Card) -> String {
     let mut hash = Sha256::new();
     let keys = card.ssh_keys.iter().map(super::card::SshKey::as_str);
     let texts = [card.node.as_str(), card.login.as_str(), card.config.as_deref().unwrap_or_default(), &card.keys_dir];
+    let lines = card.config_lines.iter().map(String::as_str);
     let card_key: &[u8] = match &card.credentials {
         Credentials::Enrolment(enrolment) => &enrolment.card.0,
         Credentials::None | Credentials::NodeKeys(_) => &[],
     };
     let last = [card.package.as_deref().unwrap_or_default(), card_key];
-    for part in texts.into_iter().chain(keys).map(str::as_bytes).chain(last) {
+    for part in texts.into_iter().chain(lines).chain(keys).map(str::as_bytes).chain(last) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
     let short: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("# {OURS}\ndsmode: local\ninstance-id: {}-{short}\nlocal-hostname: {}\n", card.node, card.node)
+    format!("{}-{short}", card.node)
+}
+
+/// cloud-init does its work once for each instance, and each card is one.
+fn meta_data(card: &Card) -> String {
+    format!("# {OURS}\ndsmode: local\ninstance-id: {}\nlocal-hostname: {}\n", mark(card), card.node)
 }
 
 const NETWORK: &str = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    optional: true\n";

@@ -618,23 +618,23 @@ fn the_script_puts_the_secret_in_place_and_makes_the_machine_a_new_one() {
         fs::write(path, bytes).unwrap();
     }
     fs::write(root.join("etc/ssh/ssh_host_ed25519_key"), "the image's").unwrap();
-    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
-    File::options().write(true).open(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap().set_modified(old).unwrap();
-    // this boot began after the image was made
+    fs::write(root.join("etc/ssh/ssh_host_dsa_key"), "the image's, of a kind that is not made any more").unwrap();
+    // a Pi without a clock: this boot began in 1970, and the image's files are of later
     fs::write(root.join("proc/1"), "").unwrap();
+    File::options().write(true).open(root.join("proc/1")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
         fs::write(root.join(id), "0123456789abcdef0123456789abcdef\n").unwrap();
     }
     let script = fs::read(root.join("boot/firmware/firstrun.sh")).unwrap();
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let run_script = || {
-        fs::write(bench.path("script"), &script).unwrap();
+    let run_script = |script: &[u8]| {
+        fs::write(bench.path("script"), script).unwrap();
         let done = Command::new("sh").arg(bench.path("script")).env("BEEHIVE_FIRST_BOOT_ROOT", &root).status().unwrap();
         assert!(done.success());
         let log = read("var/log/beehive-first-boot.log");
         assert!(log.ends_with("beehive: done\n"), "{log}");
     };
-    run_script();
+    run_script(&script);
     assert_eq!(read("etc/beehive/enrolment.toml").as_bytes(), secret);
     let mode = fs::metadata(root.join("etc/beehive/enrolment.toml")).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
@@ -646,10 +646,28 @@ fn the_script_puts_the_secret_in_place_and_makes_the_machine_a_new_one() {
     );
     let key = read("etc/ssh/ssh_host_ed25519_key");
     assert!(key.contains("OPENSSH PRIVATE KEY"), "{key}");
-    // a machine-id that systemd has just made, and keys of this boot, stay
+    let names = |folder: &str| {
+        let entries = fs::read_dir(root.join(folder)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("etc/ssh"), ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"], "the kinds that were there");
+    // once for this card, whatever the clock says
+    run_script(&script);
+    assert_eq!((read("etc/machine-id"), read("etc/ssh/ssh_host_ed25519_key")), (id.clone(), key.clone()));
+
+    // the same system with another card's files has keys of its own; a machine-id that systemd has just made stays
+    card.credentials = Credentials::Enrolment(card::Enrolment {
+        file: card::SecretFile { name: "enrolment.toml".to_owned(), bytes: secret.into() },
+        card: beehive_mqtt::sign::PublicKey([8; 32]),
+    });
+    prepare(&image, &card, &Target::InPlace).unwrap();
     fs::write(root.join("run/systemd/first-boot"), "").unwrap();
-    run_script();
-    assert_eq!((read("etc/machine-id"), read("etc/ssh/ssh_host_ed25519_key")), (id, key));
+    run_script(&files(&image)["firstrun.sh"]);
+    assert_eq!(read("etc/machine-id"), id);
+    let other = read("etc/ssh/ssh_host_ed25519_key");
+    assert!(other.contains("OPENSSH PRIVATE KEY") && other != key, "{other}");
 }
 
 #[test]
