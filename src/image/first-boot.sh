@@ -1,6 +1,7 @@
 #!/bin/sh
-# First boot of node @NODE@, written by `beehive image prepare`. Root runs it once (systemd.run= or cloud-init says so); a
-# power cut in the middle lets it run again, and every step can be done again. What it did is in the file LOG names.
+# First boot of node @NODE@, written by `beehive image prepare`. Root runs it: because systemd.run= says so, until it has come to its
+# end; or from cloud-init at the end of each boot, until everything has ended well. A power cut in the middle lets it run again, and
+# every step can be done again. What it did is in the file LOG names.
 set -u
 BOOT='@BOOT@'
 NODE='@NODE@'
@@ -14,6 +15,20 @@ FROM=$ROOT$BOOT/beehive-
 STATE=$ROOT/var/lib/beehive-first-boot
 LOG=$ROOT/var/log/beehive-first-boot.log
 failed=0
+ended=no
+
+left() {
+    [ "$(cat "$STATE/$1" 2>/dev/null)" = "$MARK" ]
+}
+
+# cloud-init asks at each boot. Nothing is left to do for this card, and no secret waits in the boot partition.
+if [ "$FIRST_BOOT" = cloud-init ] && left everything; then
+    waits=no
+    for file in "$FROM"key-* "${FROM}enrolment.toml"; do
+        [ ! -f "$file" ] || waits=yes
+    done
+    [ "$waits" = yes ] || exit 0
+fi
 
 exec >>"$LOG" 2>&1
 echo "beehive: first boot of $NODE"
@@ -30,11 +45,7 @@ leave() {
     failed=1
 }
 
-left() {
-    [ "$(cat "$STATE/$1" 2>/dev/null)" = "$MARK" ]
-}
-
-# A step that ended well on this card is not done again.
+# A step that ended well on this card is not done again: what somebody has changed since stays.
 once() {
     if left "$1"; then return; fi
     if try "$1"; then leave "$1"; fi
@@ -129,8 +140,11 @@ host_keys() {
     for kind in rsa ecdsa ed25519; do
         [ ! -f "$there/ssh_host_${kind}_key" ] || kinds="$kinds $kind"
     done
-    # an image without any makes them itself
-    [ -n "$kinds" ] || return 0
+    if [ -z "$kinds" ]; then
+        # an image without any makes them itself; but cloud-init does so once, and a power cut in it would leave none for ever
+        [ "$FIRST_BOOT" = cloud-init ] && [ -x "$ROOT/usr/sbin/sshd" ] || return 0
+        kinds='ecdsa ed25519'
+    fi
     rm -rf "$new"
     mkdir -m 700 "$new" || return
     for kind in $kinds; do
@@ -141,7 +155,10 @@ host_keys() {
     # a kind that is not made any more
     rm -f "$there"/ssh_host_dsa_key "$there"/ssh_host_dsa_key.pub
     rm -rf "$new"
-    [ -n "$ROOT" ] || systemctl --no-block try-restart ssh.service
+    [ -z "$ROOT" ] || return 0
+    # without keys it had failed
+    if systemctl is-failed --quiet ssh.service; then set -- restart; else set -- try-restart; fi
+    systemctl --no-block "$1" ssh.service
 }
 
 # The configuration that was just put there is the newer one.
@@ -185,19 +202,29 @@ finish() {
         rm -f "$ROOT$BOOT/firstrun.sh"
     fi
     sync
-    if [ "$failed" = 0 ]; then echo "beehive: done"; else echo "beehive: NOT everything is done"; fi
+    if [ "$failed" = 0 ] && [ "$ended" = yes ]; then
+        echo "beehive: done"
+        # the line is on the disk before the mark: our own image switches cloud-init off when it finds the line
+        [ "$FIRST_BOOT" = systemd-run ] || leave everything
+        sync
+    elif [ "$FIRST_BOOT" = cloud-init ]; then
+        echo "beehive: NOT everything is done; the next boot goes on with it"
+    else
+        echo "beehive: NOT everything is done"
+    fi
     exit 0
 }
 trap finish EXIT
 
-try host_name
-[ -n "$ROOT" ] || try login
-[ -n "$ROOT" ] || try ssh_keys
-try configuration
+once host_name
+[ -n "$ROOT" ] || once login
+[ -n "$ROOT" ] || once ssh_keys
+once configuration
 try keys
 try enrolment
 once machine_id
 once host_keys
-[ -n "$ROOT" ] || try package
-try regenerated
+[ -n "$ROOT" ] || once package
+once regenerated
 [ -n "$ROOT" ] || try services
+ended=yes

@@ -39,7 +39,7 @@ pub const OWN_MARK: &str = "image-of-beehive.txt";
 pub enum FirstBoot {
     /// systemd, because the kernel's command line names the script.
     SystemdRun,
-    /// cloud-init, because `user-data` names it.
+    /// cloud-init, because `user-data` names it; at each boot, until it has ended well.
     CloudInit,
 }
 

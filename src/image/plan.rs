@@ -8,7 +8,7 @@
 //! | `beehive-*` | all | ours alone: configuration, secret or keys, package, SSH keys; what is not wanted any more is removed |
 //! | `firstrun.sh` | those with systemd | our script |
 //! | `beehive-first-boot.sh` | those with cloud-init | the same |
-//! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run |
+//! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run until it has ended well |
 //! | `network-config` | Raspberry Pi OS trixie | DHCP on the wire |
 //! | `ssh` | Raspberry Pi OS | empty: switches the SSH server on |
 //! | `sysconf.txt` | Debian | its own `hostname=` |
@@ -32,6 +32,8 @@ pub const OWN: &str = "beehive-";
 const SCRIPT: &str = include_str!("first-boot.sh");
 /// What our own `user-data` says of itself.
 const OURS: &str = "written by `beehive image prepare`";
+/// The programs that cloud-init runs in the last stage of each boot.
+const PER_BOOT: &str = "/var/lib/cloud/scripts/per-boot";
 /// Words of the command line that say what systemd runs instead of an ordinary start.
 const RUN_KEYS: [&str; 2] = ["systemd.run=", "systemd.unit="];
 
@@ -124,8 +126,22 @@ fn user_data(kind: Kind, card: &Card) -> String {
             let _ = writeln!(text, "      - {}", quoted(key.as_str()));
         }
     }
-    let _ = write!(text, "runcmd:\n  - [sh, {}/{OWN}first-boot.sh]\n", kind.mounted_at());
+    let script = format!("{}/{OWN}first-boot.sh", kind.mounted_at());
+    let _ = write!(text, "{}runcmd:\n  - [sh, {script}]\n", each_boot(&script));
     text
+}
+
+/// That cloud-init runs the script at the end of each boot, until it has ended well. `runcmd` and `write_files` are done once for
+/// each instance, and cloud-init writes down that they were before it does them: a power cut in the middle would be the end of it.
+/// `bootcmd` is done at each boot, early; it writes the file that the last stage runs (`scripts-per-boot`) in the same boot, so
+/// that nothing depends on what an earlier one left. cloud-init 0.7 to 25 have both. `runcmd` stays for an image whose
+/// configuration leaves one of them out.
+fn each_boot(script: &str) -> String {
+    let file = format!("{PER_BOOT}/beehive-first-boot");
+    let write = format!(
+        "mkdir -p {PER_BOOT} && printf '#!/bin/sh\\n[ ! -f {script} ] || exec sh {script}\\n' >{file} && chmod 755 {file}"
+    );
+    format!("bootcmd:\n  - [sh, -c, {}]\n", quoted(&write))
 }
 
 /// What tells this card from others: what is to be done once for each card is done again when it is another one. It follows

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use super::disk::{Place, Window, boot_partition};
 use super::kind::Kind;
 use super::prepare::{Change, Prepared, Target, prepare, unfinished};
 use super::*;
+use crate::crew::files::faults::Side;
 use crate::crew::keys::{KeyFolder, NewCrew};
 
 const MIB: u64 = 1024 * 1024;
@@ -274,6 +277,7 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
                 assert!(data.starts_with("#cloud-config\n") && data.contains("hostname: \"pi-2\"\n"), "{data}");
                 assert!(data.contains("ann's \\\"laptop\\\"\"\n") && !data.contains("passwd: hypriot"), "{data}");
                 assert!(data.ends_with(&format!("runcmd:\n  - [sh, {boot}/beehive-first-boot.sh]\n")), "{data}");
+                asks_at_each_boot(&bench, &data, boot);
                 assert!(text(&after, "meta-data").contains("\ninstance-id: pi-2-"));
                 assert_eq!(after.get("user-data.before-beehive"), before.get("user-data"));
                 assert!(!line.contains("systemd.run="));
@@ -308,6 +312,34 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
         fs::remove_file(twice).unwrap();
         sound(&out);
     }
+}
+
+/// What cloud-init does early at each boot leaves a program for the end of the same boot, whatever an earlier boot left there.
+fn asks_at_each_boot(bench: &Bench, user_data: &str, boot: &str) {
+    let lines: Vec<&str> = user_data.lines().collect();
+    let at = lines.iter().position(|line| *line == "bootcmd:").unwrap();
+    let word = lines[at + 1].strip_prefix("  - [sh, -c, ").and_then(|rest| rest.strip_suffix(']')).unwrap();
+    let command: String = serde_json::from_str(word).unwrap();
+    let cloud = bench.path("cloud");
+    let (here, script) = (cloud.to_str().unwrap(), bench.path("asked.sh"));
+    let command = command
+        .replace("/var/lib/cloud", here)
+        .replace(&format!("{boot}/beehive-first-boot.sh"), script.to_str().unwrap());
+    let program = cloud.join("scripts/per-boot/beehive-first-boot");
+    let run = |program: &mut Command| program.status().unwrap().success();
+    for _ in 0..2 {
+        assert!(run(Command::new("sh").args(["-c", &command])));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&program).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o755);
+        assert!(run(&mut Command::new(&program)), "a boot partition without the script");
+        fs::write(&script, format!("echo asked >{here}/asked\n")).unwrap();
+        assert!(run(&mut Command::new(&program)));
+        assert_eq!(fs::read_to_string(cloud.join("asked")).unwrap(), "asked\n");
+        fs::remove_file(&script).unwrap();
+        // cut off while it was written
+        fs::write(&program, "").unwrap();
+    }
+    fs::remove_dir_all(cloud).unwrap();
 }
 
 /// What a checker of other people's making says of the file system, where there is one.
@@ -548,6 +580,173 @@ fn the_script_does_its_work_twice_and_leaves_no_key_in_the_boot_partition() {
     assert_eq!((mode(&keys), mode(&keys.join("identity.toml"))), (0o700, 0o600));
     let there = crate::keys::Identity::load(&keys).unwrap();
     assert_eq!(there.name, "pi-2");
+}
+
+/// A system that cloud-init has brought up from a prepared card of our own image, below a folder.
+struct System<'a> {
+    bench: &'a Bench,
+    root: PathBuf,
+}
+
+/// The programs that the script starts. Each is a step at which a power cut may come.
+const STEPS: [&str; 13] =
+    ["cat", "chmod", "cmp", "cp", "grep", "install", "mkdir", "mv", "rm", "sed", "ssh-keygen", "sync", "tr"];
+
+impl<'a> System<'a> {
+    fn new(bench: &'a Bench, files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let root = bench.path("system");
+        if root.exists() {
+            fs::remove_dir_all(&root).unwrap();
+        }
+        for folder in ["etc/default", "etc/ssh", "var/log", "boot/firmware"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let system = Self { bench, root };
+        for (name, bytes) in files {
+            fs::write(system.root.join("boot/firmware").join(name), bytes).unwrap();
+        }
+        system.put("etc/hosts", "127.0.0.1\tlocalhost\n");
+        system.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+        system.put("etc/ssh/ssh_host_ed25519_key", "the image's");
+        system
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::write(self.root.join(path), text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// A boot: cloud-init starts the script. With `cut` the power goes at that step, before it or after it.
+    fn boot(&self, cut: Option<(usize, Side)>) -> bool {
+        let shims = self.bench.path("shims");
+        if !shims.exists() {
+            fs::create_dir(&shims).unwrap();
+            let shim = shims.join("shim");
+            // the power is cut for everything of this run: its process group
+            let text = format!(
+                "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nread -r left <{0}/left\nread -r side <{0}/side\nif [ \"$left\" = 0 ]; \
+                 then\n  [ \"$side\" = Before ] || \"${{0##*/}}\" \"$@\"\n  echo cut >{0}/left\n  kill -KILL 0\nfi\n[ \"$left\" = never ] || \
+                 echo $((left - 1)) >{0}/left\nexec \"${{0##*/}}\" \"$@\"\n",
+                self.bench.dir.path().display()
+            );
+            fs::write(&shim, text).unwrap();
+            fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+            for step in STEPS {
+                std::os::unix::fs::symlink("shim", shims.join(step)).unwrap();
+            }
+        }
+        let (left, side) = cut.map_or(("never".to_owned(), Side::Before), |(nth, side)| (nth.to_string(), side));
+        self.bench.put("left", &format!("{left}\n"));
+        self.bench.put("side", &format!("{side:?}\n"));
+        let status = Command::new("/bin/sh")
+            .arg(self.root.join("boot/firmware/beehive-first-boot.sh"))
+            .env("BEEHIVE_FIRST_BOOT_ROOT", &self.root)
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shims.display()))
+            .process_group(0)
+            .status()
+            .unwrap();
+        let was_cut = fs::read_to_string(self.bench.path("left")).unwrap() == "cut\n";
+        assert_ne!(status.success(), was_cut, "{}", self.read("var/log/beehive-first-boot.log"));
+        was_cut
+    }
+
+    /// Everything is in place, and what has to be this card's own is.
+    fn is_set_up(&self, at: &str) {
+        let log = self.read("var/log/beehive-first-boot.log");
+        assert!(log.ends_with("beehive: done\n"), "{at}: {log}");
+        assert_eq!(
+            (self.read("etc/hostname").as_str(), self.read("etc/beehive/enrolment.toml").as_str()),
+            ("pi-2\n", "s")
+        );
+        let mode = fs::metadata(self.root.join("etc/beehive/enrolment.toml")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{at}");
+        assert!(
+            !self.root.join("boot/firmware/beehive-enrolment.toml").exists(),
+            "{at}: it has left the boot partition"
+        );
+        assert!(self.read("etc/beehive/beehive.toml").contains("crew = \"c1\""), "{at}");
+        let id = self.read("etc/machine-id");
+        assert!(id.len() == 33 && id != "0123456789abcdef0123456789abcdef\n", "{at}: {id}");
+        assert!(self.read("etc/ssh/ssh_host_ed25519_key").contains("OPENSSH PRIVATE KEY"), "{at}");
+        assert!(self.read("etc/ssh/ssh_host_ed25519_key.pub").starts_with("ssh-ed25519 "), "{at}");
+        assert!(!self.root.join("etc/ssh/beehive.new").exists(), "{at}");
+        let extra = self.read("etc/default/raspi-extra-cmdline");
+        assert_eq!(extra, "cgroup_memory=1 cgroup_enable=memory ", "{at}");
+        assert_eq!(self.read("etc/default/raspi-firmware-custom"), "gpio=4=op,dh\ngpio=17=ip,pu\n", "{at}");
+    }
+}
+
+fn own_card(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    let mut card = bench.card();
+    card.package = None;
+    card.credentials = Credentials::Enrolment(card::Enrolment {
+        file: card::SecretFile { name: "enrolment.toml".to_owned(), bytes: b"s".to_vec().into() },
+        card: beehive_mqtt::sign::PublicKey([7; 32]),
+    });
+    let image = bench.image(Kind::Own);
+    prepare(&image, &card, &Target::InPlace).unwrap();
+    files(&image)
+}
+
+/// Under cloud-init the script is asked at each boot. Whatever step the power goes at, before it or after it, the next boot ends with
+/// everything in place, and the one after it changes nothing.
+#[test]
+fn a_first_boot_under_cloud_init_that_is_cut_off_anywhere_is_brought_to_its_end_by_the_next() {
+    let bench = Bench::new();
+    let files = own_card(&bench);
+    for side in [Side::Before, Side::After] {
+        for nth in 0.. {
+            let system = System::new(&bench, &files);
+            let at = format!("{side:?} step {nth}");
+            let was_cut = system.boot(Some((nth, side)));
+            let there = ["ssh_host_ed25519_key"].map(|name| system.root.join("etc/ssh").join(name).exists());
+            assert_eq!(there, [true], "{at}: a Pi without host keys lets nobody in");
+            if was_cut {
+                assert!(!system.boot(None), "{at}");
+            }
+            system.is_set_up(&at);
+            if !was_cut {
+                assert!(nth > 40, "{nth}: the steps are seen");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn under_cloud_init_a_step_that_failed_is_tried_at_the_next_boot_and_what_is_done_is_left_alone() {
+    let bench = Bench::new();
+    let files = own_card(&bench);
+    let system = System::new(&bench, &files);
+    // nothing can be written there
+    fs::remove_dir(system.root.join("etc/default")).unwrap();
+    system.put("etc/default", "a file");
+    system.boot(None);
+    let log = system.read("var/log/beehive-first-boot.log");
+    assert!(log.contains("FAILED: regenerated") && log.ends_with("the next boot goes on with it\n"), "{log}");
+    let own = |system: &System<'_>| (system.read("etc/machine-id"), system.read("etc/ssh/ssh_host_ed25519_key"));
+    let first = own(&system);
+    // somebody sets it right, and changes what was done already
+    fs::remove_file(system.root.join("etc/default")).unwrap();
+    fs::create_dir(system.root.join("etc/default")).unwrap();
+    let edited = system.read("etc/beehive/beehive.toml") + "# edited\n";
+    system.put("etc/beehive/beehive.toml", &edited);
+    system.boot(None);
+    system.is_set_up("the second boot");
+    assert_eq!((own(&system), system.read("etc/beehive/beehive.toml")), (first.clone(), edited));
+    // done: it is not even begun again
+    let log = system.read("var/log/beehive-first-boot.log");
+    system.boot(None);
+    assert_eq!(system.read("var/log/beehive-first-boot.log"), log);
+    // unless a secret waits there again
+    system.put("boot/firmware/beehive-enrolment.toml", "s");
+    fs::remove_file(system.root.join("etc/beehive/enrolment.toml")).unwrap();
+    system.boot(None);
+    system.is_set_up("a secret that was put there again");
+    assert_eq!(own(&system), first);
 }
 
 /// Options of somebody for whom no crew's folder is there.
