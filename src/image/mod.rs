@@ -153,13 +153,16 @@ fn prepare(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Said, Tr
 }
 
 fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
-    let Prepared { kind, label, changed, unchanged, written_bytes, copying, preparing } = prepared;
+    let Prepared { kind, label, changed, unchanged, mode_was, written_bytes, copying, preparing } = prepared;
     let warnings = card.warnings(*kind);
     let mut text = format!("{kind}, boot partition {label:?}, card of {}\n", card.node);
     for file in changed {
         let _ = writeln!(text, "  {:<8} {:<32} {:>9} bytes  {}", file.change.word(), file.path, file.bytes, file.what);
     }
     let _ = writeln!(text, "{} files changed, {unchanged} as they should be", changed.len());
+    if let Some(mode) = mode_was {
+        let _ = writeln!(text, "the image's mode is 0600 now, it was {mode:04o}: there is a secret in it");
+    }
     for warning in &warnings {
         let _ = writeln!(text, "note: {warning}");
     }
@@ -190,6 +193,7 @@ fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
         "out": goes_to,
         "changed": files,
         "unchanged": unchanged,
+        "mode_was": mode_was.map(|mode| format!("{mode:04o}")),
         "written_bytes": written_bytes,
         "copying_ms": millis(copying),
         "preparing_ms": millis(preparing),

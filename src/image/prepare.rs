@@ -78,6 +78,8 @@ pub struct Prepared {
     pub changed: Vec<Changed>,
     /// How many were as they should be.
     pub unchanged: usize,
+    /// The mode that the image itself had, if others might read it and do not any more.
+    pub mode_was: Option<u32>,
     /// Blocks of the image that were written, or would be.
     pub written_bytes: u64,
     /// How long the copy took, with its way to the disk.
@@ -179,6 +181,14 @@ fn no_fat(image: &Path, error: &io::Error) -> Trouble {
     .with_code("unknown-image")
 }
 
+fn open_to_others(image: &Path, error: &io::Error) -> Trouble {
+    refused(
+        format!("others may read {}, and a secret is to be in it", image.display()),
+        format!("its mode cannot be made 0600: {error}"),
+        "give --out FILE, which is made for its owner alone; nothing was changed",
+    )
+}
+
 /// Makes the changes in `window`, and says what they are. Nothing reaches the disk.
 fn change(image: &Path, card: &Card, window: Disk<'_, '_>) -> Result<Prepared, Trouble> {
     let fat = |error: io::Error| no_fat(image, &error);
@@ -227,6 +237,7 @@ fn change(image: &Path, card: &Card, window: Disk<'_, '_>) -> Result<Prepared, T
                 what: wish.what,
             })
             .collect(),
+        mode_was: None,
         written_bytes: 0,
         copying: Duration::ZERO,
         preparing: Duration::ZERO,
@@ -262,6 +273,28 @@ fn create(path: &Path, card: &Card) -> io::Result<File> {
     options.open(path)
 }
 
+/// An image that is changed in place and holds a secret is its owner's alone, before a byte of the secret is in it. Gives the mode
+/// that it had.
+#[cfg(unix)]
+fn close(disk: &File, card: &Card) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    match &card.credentials {
+        Credentials::None => return Ok(None),
+        Credentials::NodeKeys(_) | Credentials::Enrolment(_) => {}
+    }
+    let mode = disk.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(None);
+    }
+    disk.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(Some(mode))
+}
+
+#[cfg(not(unix))]
+fn close(_: &File, _: &Card) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
 /// Finds the boot partition and makes the changes, in memory.
 fn work<'a>(image: &Path, card: &Card, disk: &'a mut File) -> Result<(Window<&'a mut File>, Prepared), Trouble> {
     let place: Place = disk::boot_partition(disk).map_err(|error| no_image(image, &error))?;
@@ -293,7 +326,10 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
     let (window, mut prepared) = work(image, card, &mut source)?;
     match target {
         Target::DryRun => {}
-        Target::InPlace if prepared.written_bytes == 0 => {}
+        Target::InPlace if prepared.written_bytes == 0 => {
+            let disk = File::open(image).map_err(|error| failed(image, "open", &error))?;
+            prepared.mode_was = close(&disk, card).map_err(|error| open_to_others(image, &error))?;
+        }
         Target::InPlace => {
             // the file itself is renamed, not a name that leads to it
             let image = &fs::canonicalize(image).map_err(|error| unreadable(&named(image, "read", &error)))?;
@@ -307,6 +343,7 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                 ));
             }
             let mut disk = OpenOptions::new().write(true).open(image).map_err(|error| failed(image, "open", &error))?;
+            prepared.mode_was = close(&disk, card).map_err(|error| open_to_others(image, &error))?;
             fs::rename(image, &part).map_err(|error| failed(image, "rename", &error))?;
             window.commit(&mut disk).map_err(|error| failed(&part, "write", &error))?;
             disk.sync_all().map_err(|error| failed(&part, "write", &error))?;

@@ -463,6 +463,24 @@ fn no_file_is_overwritten_and_only_a_whole_image_has_its_name() {
     assert!(!unfinished(&other).exists());
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&other).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "there are keys in it");
+    // in place it is closed before the keys are in it, and said; and once more where only that is missing
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let closed = bench.path("closed.img");
+    fs::copy(&image, &closed).unwrap();
+    for changes in [true, false] {
+        open(&closed);
+        let done = prepare(&closed, &card, &Target::InPlace).unwrap();
+        assert_eq!((mode(&closed), done.mode_was, !done.changed.is_empty()), (0o600, Some(0o644), changes));
+        let said = report(&done, &card, None);
+        assert!(said.text.contains("mode is 0600 now, it was 0644"), "{}", said.text);
+        assert_eq!(said.document["mode_was"], "0644");
+    }
+    assert_eq!(prepare(&closed, &card, &Target::InPlace).unwrap().mode_was, None);
+    // without a secret it is nobody's affair
+    open(&closed);
+    prepare(&closed, &Card { credentials: Credentials::None, ..card.clone() }, &Target::InPlace).unwrap();
+    assert_eq!(mode(&closed), 0o644);
     // in place, the file that ends in .part may be the only one there is
     fs::write(unfinished(&image), "half").unwrap();
     let error = prepare(&image, &card, &Target::InPlace).unwrap_err();
