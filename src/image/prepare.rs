@@ -4,8 +4,9 @@
 //!    known.
 //! 2. Every change is made in memory ([`Window`]). What cannot be done ends here, and nothing was changed.
 //! 3. The image is copied to `OUT.part`; with `--in-place` it is renamed to `IMG.part`.
-//! 4. The changed blocks are written, the file is synced and gets its name. So a file with the right name is whole, and a
-//!    run that was cut off leaves one that ends in `.part`.
+//! 4. The changed blocks are written and the file is synced. Then the card's secret is kept in the crew's folder, and the file
+//!    gets its name. So a file with the right name is whole and its secret is known, a run that was cut off leaves one that ends
+//!    in `.part`, and one that was refused or failed before has cost no secret.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -307,12 +308,35 @@ fn work<'a>(image: &Path, card: &Card, disk: &'a mut File) -> Result<(Window<&'a
 /// Prepares `image` for `card`.
 ///
 /// # Errors
-/// If the image is not known, is not as it should be, or cannot be read or written. A file that is not finished ends in
-/// `.part`.
+/// As [`prepare_and`].
 pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, Trouble> {
+    prepare_and(image, card, target, &mut || Ok(()))
+}
+
+/// Prepares `image` for `card`. `keep` is called when the image is written, before it has its name; it is not called by a dry run.
+///
+/// # Errors
+/// If the image is not known, is not as it should be, or cannot be read or written; or what `keep` says. A file that is not
+/// finished ends in `.part`.
+pub fn prepare_and(
+    image: &Path,
+    card: &Card,
+    target: &Target,
+    keep: &mut dyn FnMut() -> Result<(), Trouble>,
+) -> Result<Prepared, Trouble> {
     let begun = Instant::now();
     let failed = |path: &Path, doing: &str, error: &io::Error| {
         Trouble::new(ExitCode::Failed, "the image was not prepared", named(path, doing, error).to_string(), "")
+    };
+    // after `keep`
+    let unnamed = |path: &Path, doing: &str, error: &io::Error| {
+        let fix = match &card.credentials {
+            Credentials::Enrolment(_) => {
+                "run it again, without --renew: the secret is kept in the crew's folder already"
+            }
+            Credentials::None | Credentials::NodeKeys(_) => "run it again",
+        };
+        Trouble { fix: fix.to_owned(), ..failed(path, doing, error) }
     };
     let regular = fs::metadata(image).map_err(|error| unreadable(&named(image, "read", &error)))?.is_file();
     if !regular {
@@ -329,6 +353,7 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
         Target::InPlace if prepared.written_bytes == 0 => {
             let disk = File::open(image).map_err(|error| failed(image, "open", &error))?;
             prepared.mode_was = close(&disk, card).map_err(|error| open_to_others(image, &error))?;
+            keep()?;
         }
         Target::InPlace => {
             // the file itself is renamed, not a name that leads to it
@@ -347,8 +372,16 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
             fs::rename(image, &part).map_err(|error| failed(image, "rename", &error))?;
             window.commit(&mut disk).map_err(|error| failed(&part, "write", &error))?;
             disk.sync_all().map_err(|error| failed(&part, "write", &error))?;
-            fs::rename(&part, image).map_err(|error| failed(&part, "rename", &error))?;
-            settle(image).map_err(|error| failed(image, "write", &error))?;
+            keep().map_err(|trouble| {
+                let (part, image) = (part.display(), image.display());
+                let fix = format!(
+                    "what is in {part} is whole but for its secret: rename it to {image}, and prepare it again"
+                );
+                Trouble { fix, ..trouble }
+            })?;
+            let fix = format!("rename {} to {}: it is whole, and its secret is kept", part.display(), image.display());
+            let unnamed = |error: &io::Error| Trouble { fix, ..failed(&part, "rename", error) };
+            fs::rename(&part, image).and_then(|()| settle(image)).map_err(|error| unnamed(&error))?;
         }
         Target::Copy(out) => {
             if out.exists() {
@@ -374,6 +407,9 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                 // it is of no use to anybody
                 let _ = fs::remove_file(&part);
             })?;
+            keep().inspect_err(|_| {
+                let _ = fs::remove_file(&part);
+            })?;
             // no other file is taken for ours, not even one that came meanwhile
             fs::hard_link(&part, out)
                 .and_then(|()| fs::remove_file(&part))
@@ -382,8 +418,8 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                     // FAT and some network file systems have no second name for a file
                     _ => fs::rename(&part, out),
                 })
-                .map_err(|error| failed(out, "make", &error))?;
-            settle(out).map_err(|error| failed(out, "write", &error))?;
+                .map_err(|error| unnamed(out, "make", &error))?;
+            settle(out).map_err(|error| unnamed(out, "write", &error))?;
         }
     }
     prepared.preparing = begun.elapsed().saturating_sub(prepared.copying);

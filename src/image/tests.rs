@@ -19,7 +19,7 @@ use super::boot::Boot;
 use super::card::{Card, Credentials, Cut, Shim, Sources};
 use super::disk::{Place, Window, boot_partition};
 use super::kind::Kind;
-use super::prepare::{Change, Prepared, Target, prepare, unfinished};
+use super::prepare::{Change, Prepared, Target, prepare, prepare_and, unfinished};
 use super::*;
 use crate::crew::files::faults::Side;
 use crate::crew::keys::{KeyFolder, NewCrew};
@@ -493,6 +493,30 @@ fn no_file_is_overwritten_and_only_a_whole_image_has_its_name() {
     assert!(error.why.contains("cut off"), "{error}");
 }
 
+/// The secret is kept when the image is written and has no name yet: what cannot be kept leaves no image that seems to be one.
+#[test]
+fn an_image_whose_secret_cannot_be_kept_gets_no_name() {
+    let bench = Bench::new();
+    let card = bench.card();
+    let image = bench.image(Kind::RaspberryPiOsBookworm);
+    let (stock, out) = (fs::read(&image).unwrap(), bench.path("out.img"));
+    let no = || Err(Trouble::new(ExitCode::Failed, "not kept", "the disk is full", "prepare it again"));
+    let error = prepare_and(&image, &card, &Target::Copy(out.clone()), &mut || {
+        assert!(unfinished(&out).exists() && !out.exists(), "written, and without its name");
+        no()
+    })
+    .unwrap_err();
+    assert!(error.what == "not kept" && !out.exists() && !unfinished(&out).exists(), "{error}");
+    assert!(fs::read(&image).unwrap() == stock);
+    let error = prepare_and(&image, &card, &Target::InPlace, &mut || no()).unwrap_err();
+    assert!(error.fix.contains("rename it to") && unfinished(&image).exists() && !image.exists(), "{error}");
+    // as it says
+    fs::rename(unfinished(&image), &image).unwrap();
+    prepare(&image, &card, &Target::InPlace).unwrap();
+    // a dry run keeps nothing
+    prepare_and(&image, &card, &Target::DryRun, &mut || panic!("it is kept")).unwrap();
+}
+
 #[test]
 fn what_does_not_belong_together_is_refused_and_no_secret_is_shown() {
     let bench = Bench::new();
@@ -806,8 +830,47 @@ fn a_card_of_a_crews_folder_carries_a_single_use_secret_and_no_key() {
     assert!(!format!("{said:?}").contains(&seed), "the secret is not said");
     let error = prepare(&["--node", "c1-009", "--dry-run"]).unwrap_err();
     assert_eq!(error.exit, ExitCode::Refused);
+    // what is refused or fails spends no secret: the one that waits is still the one
+    let entry = || fs::read_to_string(crew.join("enrolments/c1-001.toml")).unwrap();
+    let (before, renewed) = (entry(), bench.path("3.img"));
+    let typo = bench.path("no-such.pub");
+    let strange = bench.path("strange.img");
+    disk(&strange, 40 * MIB, MIB, &[("bootarm.efi", "x".to_owned())]);
+    let part = unfinished(&image);
+    fs::write(&part, "half").unwrap();
+    let nowhere = bench.path("no-such-folder/4.img");
+    for (more, said) in [
+        (vec!["--out", renewed.to_str().unwrap(), "--ssh-key", typo.to_str().unwrap()], "no-such.pub"),
+        (vec!["--out", first.to_str().unwrap()], "1.img is there"),
+        (vec!["--in-place"], ".part is there"),
+        (vec!["--out", nowhere.to_str().unwrap()], "no-such-folder"),
+        (vec!["--out", renewed.to_str().unwrap(), "--overlay", "w1-gpio"], "takes BCM4"),
+    ] {
+        let error = prepare(&[vec!["--node", "c1-001", "--renew"], more].concat()).unwrap_err();
+        assert!(error.to_string().contains(said), "{said}: {error}");
+        assert_eq!(entry(), before, "{said}");
+    }
+    let strange = [
+        "beehive",
+        "image",
+        "prepare",
+        "--dir",
+        crew.to_str().unwrap(),
+        "--node",
+        "c1-001",
+        "--renew",
+        "--image",
+        strange.to_str().unwrap(),
+        "--out",
+        renewed.to_str().unwrap(),
+    ];
+    let line = crate::cli::Cli::try_parse_from(strange).unwrap();
+    let crate::cli::Command::Image(command) = &line.command else { panic!("image") };
+    assert!(run(command, &line.options).unwrap_err().what.contains("none of the images that are known"));
+    assert_eq!(entry(), before);
+    assert!(!renewed.exists() && !unfinished(&renewed).exists());
+    fs::remove_file(part).unwrap();
     // another secret is another card
-    let renewed = bench.path("3.img");
     prepare(&["--node", "c1-001", "--renew", "--out", renewed.to_str().unwrap()]).unwrap();
     assert_ne!(text(&files(&renewed), "beehive-enrolment.toml"), text(&there, "beehive-enrolment.toml"));
 }
