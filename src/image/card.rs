@@ -291,8 +291,12 @@ impl Card {
                 self.node
             )),
         }
-        if self.package.is_none() && image != Kind::Own {
-            warnings.push("no package: beehive itself has to come to the Pi by another way".to_owned());
+        match (image.too_old(), &self.package) {
+            (None, None) if image != Kind::Own => {
+                warnings.push("no package: beehive itself has to come to the Pi by another way".to_owned());
+            }
+            (Some(why), None) => warnings.push(format!("no package: {why}; nobody has tried beehive there")),
+            (None, None) | (_, Some(_)) => {}
         }
         warnings
     }

@@ -74,6 +74,21 @@ impl Kind {
         }
     }
 
+    /// Why our package cannot be installed there, if it cannot.
+    pub fn too_old(self) -> Option<&'static str> {
+        match self {
+            // 1.12.3 is the last of them, of 2020
+            Self::HypriotOs => {
+                Some("HypriotOS has systemd 241 (Raspbian 10), and beehive's package and its units want 247")
+            }
+            Self::RaspberryPiOsBullseye
+            | Self::RaspberryPiOsBookworm
+            | Self::RaspberryPiOsTrixie
+            | Self::DebianRaspi
+            | Self::Own => None,
+        }
+    }
+
     /// What runs our script.
     pub fn first_boot(self) -> FirstBoot {
         match self {

@@ -57,6 +57,15 @@ pub enum PlanError {
     /// The firmware's configuration.
     #[error("{0}")]
     ConfigTxt(#[from] ConfigTxtError),
+    /// The package cannot be installed there.
+    #[error(
+        "{why}; take Raspberry Pi OS, Debian's or our own image, or leave --package out and bring beehive there yourself, which \
+         nobody has tried"
+    )]
+    TooOld {
+        /// Why.
+        why: &'static str,
+    },
     /// Another tool's first boot.
     #[error("{name} is there, and it is not ours: another tool has prepared this image; take a stock one")]
     Taken {
@@ -194,8 +203,11 @@ fn text<'a, E>(present: &'a impl Present, path: &str, error: E) -> Result<&'a st
 /// Every file that is to be as the card wants it.
 ///
 /// # Errors
-/// If `cmdline.txt` or `config.txt` cannot be edited, or another tool has prepared the image.
+/// If `cmdline.txt` or `config.txt` cannot be edited, another tool has prepared the image, or the package is not for its system.
 pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wish>, PlanError> {
+    if let (Some(why), Some(_)) = (kind.too_old(), &card.package) {
+        return Err(PlanError::TooOld { why });
+    }
     let mut wishes = Vec::new();
     let mut wish = |path: &str, what: &'static str, bytes: Vec<u8>| {
         wishes.push(Wish { path: path.to_owned(), bytes: Some(Zeroizing::new(bytes)), what });
