@@ -143,8 +143,8 @@ fn user_data(kind: Kind, card: &Card) -> String {
 /// That cloud-init runs the script at the end of each boot, until it has ended well. `runcmd` and `write_files` are done once for
 /// each instance, and cloud-init writes down that they were before it does them: a power cut in the middle would be the end of it.
 /// `bootcmd` is done at each boot, early; it writes the file that the last stage runs (`scripts-per-boot`) in the same boot, so
-/// that nothing depends on what an earlier one left. cloud-init 0.7 to 25 have both. `runcmd` stays for an image whose
-/// configuration leaves one of them out.
+/// that nothing depends on what an earlier one left. Debian's configuration of cloud-init and HypriotOS' have both; `runcmd` stays
+/// for an image whose configuration leaves one of them out.
 fn each_boot(script: &str) -> String {
     let file = format!("{PER_BOOT}/beehive-first-boot");
     let write = format!(
