@@ -354,7 +354,9 @@ fn cards_become_a_crew_and_a_copied_card_an_alarm() {
     let ended = owner.enrol(&["pi-2", "--host", "127.0.0.1", "--port", &at]);
     assert_eq!((ended.code, &node(&ended.document(), "pi-2")["state"]), (9, &Value::from("alarm")), "{}", ended.out);
     assert!(
-        ended.err.contains("ALARM") && ended.err.contains("c3") && ended.err.contains("127.0.0.1"),
+        ["ALARM", "c3", "127.0.0.1", "crew add-node pi-2", "--renew-node pi-2", "--renew --node pi-2"]
+            .iter()
+            .all(|word| ended.err.contains(word)),
         "{}",
         ended.err
     );
@@ -371,6 +373,22 @@ fn cards_become_a_crew_and_a_copied_card_an_alarm() {
     drop(second);
     let error = owner.run(&["image", "prepare", "--dir", &dir, "--node", "pi-2", "--dry-run", "--image", "stock.img"]);
     assert!(error.code == 5 && error.err.contains("--renew"), "{}", error.err);
+    // as the alarm says where the Pi in the crew is the stranger's: other keys, another anchor at the broker, another card
+    let list = || fs::read_to_string(place.join("clients.crt")).unwrap();
+    let anchor = || fs::read_to_string(owner.crew().join("anchors/pi-2/ca.crt")).unwrap();
+    let before = anchor();
+    assert!(list().contains(&before));
+    owner.done(&["crew", "add-node", "pi-2", "--dir", &dir]);
+    let site = ["--dir", place.to_str().unwrap(), "--port", &port];
+    owner.done(&[&["broker", "config", &dir, "--renew-node", "pi-2"][..], &site].concat());
+    let (files, conf_d, restart) =
+        (owner.crew().join("broker"), master.path("etc/mosquitto/conf.d"), master.path("restart-mosquitto"));
+    fs::write(&restart, format!("#!/bin/sh\nexec {} restart mosquitto.service\n", master.path("systemctl").display()))
+        .unwrap();
+    fs::set_permissions(&restart, fs::Permissions::from_mode(0o755)).unwrap();
+    let words = ["broker", "apply", files.to_str().unwrap(), "--dir", place.to_str().unwrap(), "--conf-d"];
+    owner.done(&[&words[..], &[conf_d.to_str().unwrap(), "--restart", restart.to_str().unwrap()]].concat());
+    assert!(!list().contains(&before) && list().contains(&anchor()), "he is put out");
     let card = owner.card("pi-2", third, &["--renew"]);
     let mut renewed = Pi::new(&card, third, "c3");
     renewed.wait_for_enrolment();

@@ -7,6 +7,7 @@
 //! | `enrolment/answer.json` | the owner's answer, from the moment that it is believed |
 //! | `identity/` | the identity: in place as a whole, or not |
 //! | `enrolment/broker/` | on the master: the broker's files, until they are applied |
+//! | `enrolment/daemon-restarted` | that the daemon was started again with the identity |
 //!
 //! Every step can be done again with the same keys, and the next one is told by what is there: a power cut at any moment costs
 //! nothing but time.
@@ -33,7 +34,7 @@ use super::card::CardSecret;
 use super::machine;
 use super::wire::{self, Answer, Ask, Kind, PublicKeys, Receipt, Reply, Request, Signed};
 use crate::cli::BROKER_DIR;
-use crate::crew::apply::{self, Applied, apply};
+use crate::crew::apply::{self, Applied, ApplyError, apply};
 use crate::crew::broker::file;
 use crate::crew::files::{self, Access};
 use crate::crew::tls::{self, PrivateKey};
@@ -319,6 +320,8 @@ impl Applicant {
                 files::write(&dir.join(name), Access::Private, text.as_bytes())?;
             }
         }
+        // of an enrolment before this one
+        files::remove(&pending.join(TOLD))?;
         files::remove(&self.places.card())?;
         files::remove(&pending.join("answer.json"))?;
         files::remove(&pending.join("keys.toml"))?;
@@ -380,7 +383,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
         }
         Stage::Following => {}
     }
-    follow(settings).await
+    follow(settings, &apply).await
 }
 
 /// Tells the daemon of discovery what may be known of the enrolment.
@@ -488,20 +491,47 @@ async fn converse(mut stream: TcpStream, applicant: &Mutex<Applicant>) -> Result
     Ok(End::Asked)
 }
 
-/// The daemon is started again with its identity, and the master's broker gets its files.
-async fn follow(settings: &Settings) -> anyhow::Result<()> {
+/// What is to be done where the broker's files cannot be put in place.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// It is tried again here.
+    TryAgain,
+    /// In another process. This one's view of the file system is of when it began: what was not there then is read-only for it
+    /// (`ReadWritePaths=` of a folder that came later).
+    StartAnew,
+}
+
+fn next(error: &ApplyError) -> Next {
+    match error {
+        ApplyError::File(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Next::StartAnew,
+        ApplyError::File(_) | ApplyError::Content { .. } | ApplyError::Restart(_) => Next::TryAgain,
+    }
+}
+
+/// That the daemon was started again with its identity: a file beside the broker's.
+const TOLD: &str = "daemon-restarted";
+
+/// The daemon is started again with its identity, and the master's broker gets its files by `apply`.
+async fn follow(
+    settings: &Settings,
+    apply: &dyn Fn(&apply::Places) -> Result<Applied, ApplyError>,
+) -> anyhow::Result<()> {
     let places = &settings.places;
+    let pending = places.pending();
     // what an interruption left of the secret's keys: the identity has them
     for name in ["answer.json", "keys.toml"] {
-        files::remove(&places.pending().join(name))?;
+        files::remove(&pending.join(name))?;
     }
     let systemctl = settings.systemctl.display().to_string();
-    match Command::new(&settings.systemctl).args(["--no-block", "restart", "beehive.service"]).status() {
-        Ok(status) if status.success() => {}
-        Ok(status) => tracing::warn!("{systemctl} restart beehive.service ended with {status}; restart it by hand"),
-        Err(error) => tracing::warn!("{systemctl} cannot be started: {error}; restart beehive.service by hand"),
+    // once, however often this is begun again
+    if !pending.join(TOLD).exists() {
+        match Command::new(&settings.systemctl).args(["--no-block", "restart", "beehive.service"]).status() {
+            Ok(status) if status.success() => files::write(&pending.join(TOLD), Access::Public, b"")?,
+            Ok(status) => tracing::warn!("{systemctl} restart beehive.service ended with {status}; restart it by hand"),
+            Err(error) => tracing::warn!("{systemctl} cannot be started: {error}; restart beehive.service by hand"),
+        }
     }
-    let from = places.pending().join("broker");
+    let from = pending.join("broker");
     let conf_d = places.at("/etc/mosquitto/conf.d");
     let mut said = String::new();
     while from.exists() {
@@ -515,7 +545,13 @@ async fn follow(settings: &Settings) -> anyhow::Result<()> {
                     files::remove_folder(&from)?;
                     continue;
                 }
-                Err(error) => error.to_string(),
+                Err(error) => match next(&error) {
+                    Next::TryAgain => error.to_string(),
+                    Next::StartAnew => anyhow::bail!(
+                        "{error}. mosquitto came after this program was started, so its folder is read-only for it: it ends here, \
+                         and beehive-enrol.service starts it anew"
+                    ),
+                },
             }
         } else {
             "mosquitto is not installed, and this master's crew needs it: apt-get install mosquitto".to_owned()
@@ -527,5 +563,69 @@ async fn follow(settings: &Settings) -> anyhow::Result<()> {
         }
         sleep(LOOK_AGAIN).await;
     }
-    Ok(files::remove_folder(&places.pending())?)
+    Ok(files::remove_folder(&pending)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A master that has its identity, with mosquitto's folder or without; and a systemctl that counts.
+    fn master() -> (tempfile::TempDir, Settings) {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc/beehive/enrolment/broker")).unwrap();
+        let systemctl = root.path().join("systemctl");
+        fs::write(&systemctl, format!("#!/bin/sh\necho \"$*\" >>{}/asked\n", root.path().display())).unwrap();
+        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+        let places = Places::below(root.path());
+        (root, Settings { places, bind: Ipv6Addr::LOCALHOST.into(), systemctl })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_of_mosquittos_that_came_later_ends_this_process_and_the_next_one_goes_on() {
+        let (root, settings) = master();
+        let tries = Cell::new(0);
+        let read_only = |_: &apply::Places| {
+            tries.set(tries.get() + 1);
+            let error = io::Error::from(rustix::io::Errno::ROFS);
+            Err(ApplyError::File(files::named(Path::new("/etc/mosquitto/beehive/beehive.acl"), "write", &error)))
+        };
+        // mosquitto is not there: it is waited for
+        assert!(timeout(10 * LOOK_AGAIN, follow(&settings, &read_only)).await.is_err());
+        assert_eq!(tries.get(), 0);
+        fs::create_dir_all(root.path().join("etc/mosquitto/conf.d")).unwrap();
+        for _ in 0..2 {
+            let ended =
+                timeout(10 * LOOK_AGAIN, follow(&settings, &read_only)).await.expect("it does not go on for ever");
+            let error = ended.unwrap_err().to_string();
+            assert!(error.contains("starts it anew") && error.contains("/etc/mosquitto/beehive"), "{error}");
+        }
+        assert_eq!(tries.get(), 2);
+        let applied = |_: &apply::Places| Ok(Applied::Restarted);
+        follow(&settings, &applied).await.unwrap();
+        assert!(!root.path().join("etc/beehive/enrolment").exists());
+        let asked = fs::read_to_string(root.path().join("asked")).unwrap();
+        assert_eq!(asked, "--no-block restart beehive.service\n", "the daemon is started again once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_right_later_is_tried_again_in_this_process() {
+        let (root, settings) = master();
+        fs::create_dir_all(root.path().join("etc/mosquitto/conf.d")).unwrap();
+        let tries = Cell::new(0);
+        let late = |_: &apply::Places| {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                1 => Err(ApplyError::File(io::ErrorKind::PermissionDenied.into())),
+                2 => Err(ApplyError::Restart("it does not listen".to_owned())),
+                _ => Ok(Applied::Restarted),
+            }
+        };
+        timeout(10 * LOOK_AGAIN, follow(&settings, &late)).await.unwrap().unwrap();
+        assert_eq!(tries.get(), 3);
+    }
 }

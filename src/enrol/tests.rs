@@ -10,7 +10,7 @@ use beehive_mqtt::sign::Digest;
 
 use super::card::CardSecret;
 use super::owner::register::{Register, Renew};
-use super::owner::{self, BrokerPlace, Making, Outcome, certify, taken};
+use super::owner::{self, BrokerPlace, Drawn, Outcome, certify, taken};
 use super::pi::{Applicant, NotTaken, Places, Stage};
 use super::wire::{Kind, Receipt, Request, Signed};
 use crate::crew::files::faults::{Side, cut, mend};
@@ -44,7 +44,13 @@ impl Crew {
     }
 
     fn secret(&self, name: &str, renew: Renew) -> anyhow::Result<CardSecret> {
-        owner::card(self.dir(), &node(name), 7884, renew, BrokerPlace::Master, Making::ToKeep)
+        let drawn = self.draw(name, renew)?;
+        drawn.keep()?;
+        Ok(drawn.secret)
+    }
+
+    fn draw(&self, name: &str, renew: Renew) -> anyhow::Result<Drawn> {
+        owner::draw(self.dir(), &node(name), 7884, renew, BrokerPlace::Master)
     }
 
     fn certify(&self, request: &Request) -> anyhow::Result<Signed> {
@@ -199,15 +205,33 @@ fn a_second_use_is_an_alarm_and_certifies_nothing() {
 }
 
 #[test]
-fn what_is_for_show_is_not_kept() {
+fn what_is_drawn_is_not_known_before_it_is_kept() {
     let crew = Crew::new();
-    let show =
-        || owner::card(crew.dir(), &node("pi-2"), 7884, Renew::No, BrokerPlace::Master, Making::ForShow).unwrap();
-    assert_ne!(show().key.public(), show().key.public());
+    let show = |renew| crew.draw("pi-2", renew).unwrap().secret.key.public();
+    assert_ne!(show(Renew::No), show(Renew::No));
     assert!(!crew.dir().join("enrolments").exists());
     let secret = crew.secret("pi-2", Renew::No).unwrap();
-    assert_eq!(show().key.public(), secret.key.public());
+    assert_eq!(show(Renew::No), secret.key.public());
+    assert_ne!(show(Renew::Yes), secret.key.public());
+    assert_eq!(show(Renew::No), secret.key.public(), "the one that waits is still there");
     assert!(crew.secret("pi-9", Renew::No).unwrap_err().to_string().contains("add-node pi-9"));
+}
+
+/// Between the drawing and the keeping the image is written, which takes its time.
+#[test]
+fn what_was_drawn_is_not_kept_over_an_enrolment_that_has_changed_meanwhile() {
+    let crew = Crew::new();
+    let (one, other) = (crew.draw("pi-2", Renew::No).unwrap(), crew.draw("pi-2", Renew::No).unwrap());
+    one.keep().unwrap();
+    assert!(other.keep().unwrap_err().to_string().contains("has changed meanwhile"));
+    assert_eq!(crew.draw("pi-2", Renew::No).unwrap().secret.key.public(), one.secret.key.public());
+    // the same card again, and its Pi comes before it is written
+    let again = crew.draw("pi-2", Renew::No).unwrap();
+    let request = ask(&Pi::with(&one.secret).applicant(), &one.secret);
+    crew.certify(&request).unwrap();
+    assert!(again.keep().unwrap_err().to_string().contains("has changed meanwhile"), "its secret is used up");
+    let entry = Register::of(crew.dir()).load(&node("pi-2")).unwrap().unwrap();
+    assert_eq!(entry.used.as_ref().map(|used| used.keys.sign), Some(request.keys.sign));
 }
 
 #[test]

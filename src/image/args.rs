@@ -54,7 +54,7 @@ pub struct PrepareArgs {
     /// The node's key folder, as `beehive crew init` made it (nodes/NODE); its files go onto the card, instead of a secret
     #[arg(long, value_name = "FOLDER")]
     pub keys: Option<PathBuf>,
-    /// The Debian package of beehive for this Pi's architecture
+    /// The Debian package of beehive for this Pi's architecture; HypriotOS is too old for it
     #[arg(long, value_name = "FILE")]
     pub package: Option<PathBuf>,
     /// An overlay for config.txt, NAME or NAME,PARAMETER=VALUE; may be repeated

@@ -17,7 +17,7 @@ use super::{refused, unreadable, usage};
 use crate::config::Config;
 use crate::console::exit::Trouble;
 use crate::crew::files;
-use crate::enrol::card::CardSecret;
+use crate::enrol::owner::Drawn;
 use crate::keys::Identity;
 
 /// Where the node's keys lie unless its configuration says otherwise.
@@ -139,7 +139,7 @@ pub struct OfCrew {
     /// Its configuration.
     pub config: String,
     /// Its card's secret.
-    pub secret: CardSecret,
+    pub drawn: Drawn,
 }
 
 /// Whether the SHIM is on this Pi.
@@ -231,7 +231,7 @@ impl Card {
         };
         let credentials = match (keys, of_crew) {
             (None, None) => Credentials::None,
-            (None, Some(OfCrew { secret, .. })) => Credentials::Enrolment(Enrolment {
+            (None, Some(OfCrew { drawn: Drawn { secret, .. }, .. })) => Credentials::Enrolment(Enrolment {
                 file: SecretFile {
                     name: "enrolment.toml".to_owned(),
                     bytes: Zeroizing::new(secret.to_toml().as_bytes().to_vec()),
@@ -291,8 +291,12 @@ impl Card {
                 self.node
             )),
         }
-        if self.package.is_none() && image != Kind::Own {
-            warnings.push("no package: beehive itself has to come to the Pi by another way".to_owned());
+        match (image.too_old(), &self.package) {
+            (None, None) if image != Kind::Own => {
+                warnings.push("no package: beehive itself has to come to the Pi by another way".to_owned());
+            }
+            (Some(why), None) => warnings.push(format!("no package: {why}; nobody has tried beehive there")),
+            (None, None) | (_, Some(_)) => {}
         }
         warnings
     }

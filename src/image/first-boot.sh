@@ -1,6 +1,7 @@
 #!/bin/sh
-# First boot of node @NODE@, written by `beehive image prepare`. Root runs it once (systemd.run= or cloud-init says so); a
-# power cut in the middle lets it run again, and every step can be done again. What it did is in the file LOG names.
+# First boot of node @NODE@, written by `beehive image prepare`. Root runs it: because systemd.run= says so, until it has come to its
+# end; or from cloud-init at the end of each boot, until everything has ended well. A power cut in the middle lets it run again, and
+# every step can be done again. What it did is in the file LOG names.
 set -u
 BOOT='@BOOT@'
 NODE='@NODE@'
@@ -8,16 +9,46 @@ LOGIN='@LOGIN@'
 KEYS='@KEYS_DIR@'
 FIRST_BOOT='@FIRST_BOOT@'
 REGENERATED='@REGENERATED@'
+MARK='@MARK@'
 ROOT=${BEEHIVE_FIRST_BOOT_ROOT:-}
 FROM=$ROOT$BOOT/beehive-
+STATE=$ROOT/var/lib/beehive-first-boot
 LOG=$ROOT/var/log/beehive-first-boot.log
 failed=0
+ended=no
+
+left() {
+    [ "$(cat "$STATE/$1" 2>/dev/null)" = "$MARK" ]
+}
+
+# cloud-init asks at each boot. Nothing is left to do for this card, and no secret waits in the boot partition.
+if [ "$FIRST_BOOT" = cloud-init ] && left everything; then
+    waits=no
+    for file in "$FROM"key-* "${FROM}enrolment.toml"; do
+        [ ! -f "$file" ] || waits=yes
+    done
+    [ "$waits" = yes ] || exit 0
+fi
 
 exec >>"$LOG" 2>&1
 echo "beehive: first boot of $NODE"
 
 try() {
-    if "$@"; then echo "done: $1"; else echo "FAILED: $1"; failed=1; fi
+    if "$1"; then echo "done: $1"; else echo "FAILED: $1"; failed=1; return 1; fi
+}
+
+# What a step leaves when it ended well: a file with this card's mark. The step's own work is on the disk before that.
+leave() {
+    sync
+    if install -d -m 755 "$STATE" && echo "$MARK" >"$STATE/$1.new" && mv "$STATE/$1.new" "$STATE/$1"; then return 0; fi
+    echo "FAILED: the mark of $1"
+    failed=1
+}
+
+# A step that ended well on this card is not done again: what somebody has changed since stays.
+once() {
+    if left "$1"; then return; fi
+    if try "$1"; then leave "$1"; fi
 }
 
 host_name() {
@@ -99,14 +130,35 @@ machine_id() {
     [ ! -f "$bus" ] || [ -L "$bus" ] || cp "$ROOT/etc/machine-id" "$bus"
 }
 
-# Host keys that are older than this boot came with the image.
+# Host keys that came with the image would be every card's. No time is compared: a Pi without a clock starts in the past, and then
+# the image's files are newer than this boot. The new ones are made beside the old ones, so that at no moment there are none.
 host_keys() {
-    [ -d "$ROOT/etc/ssh" ] || return 0
-    old=$(find "$ROOT/etc/ssh" -name 'ssh_host_*_key' ! -newer "$ROOT/proc/1" | head -n 1)
-    [ -n "$old" ] || return 0
-    rm -f "$ROOT"/etc/ssh/ssh_host_*_key "$ROOT"/etc/ssh/ssh_host_*_key.pub
-    ssh-keygen -A -f "$ROOT" || return
-    [ -n "$ROOT" ] || systemctl --no-block try-restart ssh.service
+    there=$ROOT/etc/ssh
+    new=$there/beehive.new
+    [ -d "$there" ] || return 0
+    kinds=
+    for kind in rsa ecdsa ed25519; do
+        [ ! -f "$there/ssh_host_${kind}_key" ] || kinds="$kinds $kind"
+    done
+    if [ -z "$kinds" ]; then
+        # an image without any makes them itself; but cloud-init does so once, and a power cut in it would leave none for ever
+        [ "$FIRST_BOOT" = cloud-init ] && [ -x "$ROOT/usr/sbin/sshd" ] || return 0
+        kinds='ecdsa ed25519'
+    fi
+    rm -rf "$new"
+    mkdir -m 700 "$new" || return
+    for kind in $kinds; do
+        ssh-keygen -q -t "$kind" -N '' -C "root@$NODE" -f "$new/ssh_host_${kind}_key" || return
+    done
+    sync
+    mv -f "$new"/ssh_host_* "$there/" || return
+    # a kind that is not made any more
+    rm -f "$there"/ssh_host_dsa_key "$there"/ssh_host_dsa_key.pub
+    rm -rf "$new"
+    [ -z "$ROOT" ] || return 0
+    # without keys it had failed
+    if systemctl is-failed --quiet ssh.service; then set -- restart; else set -- try-restart; fi
+    systemctl --no-block "$1" ssh.service
 }
 
 # The configuration that was just put there is the newer one.
@@ -150,19 +202,29 @@ finish() {
         rm -f "$ROOT$BOOT/firstrun.sh"
     fi
     sync
-    if [ "$failed" = 0 ]; then echo "beehive: done"; else echo "beehive: NOT everything is done"; fi
+    if [ "$failed" = 0 ] && [ "$ended" = yes ]; then
+        echo "beehive: done"
+        # the line is on the disk before the mark: our own image switches cloud-init off when it finds the line
+        [ "$FIRST_BOOT" = systemd-run ] || leave everything
+        sync
+    elif [ "$FIRST_BOOT" = cloud-init ]; then
+        echo "beehive: NOT everything is done; the next boot goes on with it"
+    else
+        echo "beehive: NOT everything is done"
+    fi
     exit 0
 }
 trap finish EXIT
 
-try host_name
-[ -n "$ROOT" ] || try login
-[ -n "$ROOT" ] || try ssh_keys
-try configuration
+once host_name
+[ -n "$ROOT" ] || once login
+[ -n "$ROOT" ] || once ssh_keys
+once configuration
 try keys
 try enrolment
-try machine_id
-try host_keys
-[ -n "$ROOT" ] || try package
-try regenerated
+once machine_id
+once host_keys
+[ -n "$ROOT" ] || once package
+once regenerated
 [ -n "$ROOT" ] || try services
+ended=yes

@@ -39,7 +39,7 @@ pub const OWN_MARK: &str = "image-of-beehive.txt";
 pub enum FirstBoot {
     /// systemd, because the kernel's command line names the script.
     SystemdRun,
-    /// cloud-init, because `user-data` names it.
+    /// cloud-init, because `user-data` names it; at each boot, until it has ended well.
     CloudInit,
 }
 
@@ -71,6 +71,21 @@ impl Kind {
         match self {
             Self::RaspberryPiOsBullseye | Self::HypriotOs => "/boot",
             Self::RaspberryPiOsBookworm | Self::RaspberryPiOsTrixie | Self::DebianRaspi | Self::Own => "/boot/firmware",
+        }
+    }
+
+    /// Why our package cannot be installed there, if it cannot.
+    pub fn too_old(self) -> Option<&'static str> {
+        match self {
+            // 1.12.3 is the last of them, of 2020
+            Self::HypriotOs => {
+                Some("HypriotOS has systemd 241 (Raspbian 10), and beehive's package and its units want 247")
+            }
+            Self::RaspberryPiOsBullseye
+            | Self::RaspberryPiOsBookworm
+            | Self::RaspberryPiOsTrixie
+            | Self::DebianRaspi
+            | Self::Own => None,
         }
     }
 

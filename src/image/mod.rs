@@ -46,7 +46,7 @@ use crate::crew::command::dir_of;
 use crate::crew::file::{CREW_FILE, CrewFile};
 use crate::crew::files::named;
 use crate::enrol::owner::register::Renew;
-use crate::enrol::owner::{self, BrokerPlace, Making};
+use crate::enrol::owner::{self, BrokerPlace};
 
 /// What is said of a command that was carried out: on standard output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn run(command: &ImageCommand, options: &ConsoleOptions) -> Result<Said, Tro
 
 /// What the crew's folder says of this node, unless the command line says it.
 fn of_crew(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Option<OfCrew>, Trouble> {
-    let PrepareArgs { node, config, keys, renew, enrol_port, of, dry_run, .. } = arguments;
+    let PrepareArgs { node, config, keys, renew, enrol_port, of, .. } = arguments;
     if config.is_some() || keys.is_some() {
         return Ok(None);
     }
@@ -105,13 +105,12 @@ fn of_crew(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Option<O
     let config = file.node_config(node).map_err(|error| failed(&error))?;
     let broker = if file.hosts_broker_on_master() { BrokerPlace::Master } else { BrokerPlace::Elsewhere };
     let renew = if *renew { Renew::Yes } else { Renew::No };
-    let making = if *dry_run { Making::ForShow } else { Making::ToKeep };
-    let secret = owner::card(&dir, node, *enrol_port, renew, broker, making);
-    let secret = secret.map_err(|error| failed(&format_args!("{error:#}")).with_code("enrolment"))?;
-    Ok(Some(OfCrew { config, secret }))
+    let drawn = owner::draw(&dir, node, *enrol_port, renew, broker);
+    let drawn = drawn.map_err(|error| failed(&format_args!("{error:#}")).with_code("enrolment"))?;
+    Ok(Some(OfCrew { config, drawn }))
 }
 
-/// Where the prepared image goes. Before anything is made: a secret that goes nowhere is one that somebody wonders about.
+/// Where the prepared image goes.
 fn target(arguments: &PrepareArgs) -> Result<Target, Trouble> {
     Ok(match (arguments.dry_run, arguments.in_place, &arguments.out) {
         (true, _, _) => Target::DryRun,
@@ -143,7 +142,15 @@ fn prepare(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Said, Tr
         cut: if arguments.power_off_overlay { Cut::Overlay } else { Cut::Hook },
         of_crew: of_crew.as_ref(),
     })?;
-    let prepared = prepare::prepare(image, &card, &target)?;
+    // a secret that is spent on an image which nobody gets may be the only one that a node's new card had
+    let mut keep = || match &of_crew {
+        None => Ok(()),
+        Some(OfCrew { drawn, .. }) => drawn.keep().map_err(|error| {
+            let what = format!("the secret of {node}'s card is not kept in the crew's folder");
+            Trouble::new(ExitCode::Failed, what, format!("{error:#}"), "prepare it again").with_code("enrolment")
+        }),
+    };
+    let prepared = prepare::prepare_and(image, &card, &target, &mut keep)?;
     let goes_to = match &target {
         Target::Copy(out) => Some(out.clone()),
         Target::InPlace => Some(image.clone()),
@@ -153,13 +160,16 @@ fn prepare(arguments: &PrepareArgs, options: &ConsoleOptions) -> Result<Said, Tr
 }
 
 fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
-    let Prepared { kind, label, changed, unchanged, written_bytes, copying, preparing } = prepared;
+    let Prepared { kind, label, changed, unchanged, mode_was, written_bytes, copying, preparing } = prepared;
     let warnings = card.warnings(*kind);
     let mut text = format!("{kind}, boot partition {label:?}, card of {}\n", card.node);
     for file in changed {
         let _ = writeln!(text, "  {:<8} {:<32} {:>9} bytes  {}", file.change.word(), file.path, file.bytes, file.what);
     }
     let _ = writeln!(text, "{} files changed, {unchanged} as they should be", changed.len());
+    if let Some(mode) = mode_was {
+        let _ = writeln!(text, "the image's mode is 0600 now, it was {mode:04o}: there is a secret in it");
+    }
     for warning in &warnings {
         let _ = writeln!(text, "note: {warning}");
     }
@@ -190,6 +200,7 @@ fn report(prepared: &Prepared, card: &Card, goes_to: Option<PathBuf>) -> Said {
         "out": goes_to,
         "changed": files,
         "unchanged": unchanged,
+        "mode_was": mode_was.map(|mode| format!("{mode:04o}")),
         "written_bytes": written_bytes,
         "copying_ms": millis(copying),
         "preparing_ms": millis(preparing),

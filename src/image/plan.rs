@@ -8,7 +8,7 @@
 //! | `beehive-*` | all | ours alone: configuration, secret or keys, package, SSH keys; what is not wanted any more is removed |
 //! | `firstrun.sh` | those with systemd | our script |
 //! | `beehive-first-boot.sh` | those with cloud-init | the same |
-//! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run |
+//! | `user-data`, `meta-data` | those with cloud-init | host name, user, SSH keys, and that our script is run until it has ended well |
 //! | `network-config` | Raspberry Pi OS trixie | DHCP on the wire |
 //! | `ssh` | Raspberry Pi OS | empty: switches the SSH server on |
 //! | `sysconf.txt` | Debian | its own `hostname=` |
@@ -32,6 +32,8 @@ pub const OWN: &str = "beehive-";
 const SCRIPT: &str = include_str!("first-boot.sh");
 /// What our own `user-data` says of itself.
 const OURS: &str = "written by `beehive image prepare`";
+/// The programs that cloud-init runs in the last stage of each boot.
+const PER_BOOT: &str = "/var/lib/cloud/scripts/per-boot";
 /// Words of the command line that say what systemd runs instead of an ordinary start.
 const RUN_KEYS: [&str; 2] = ["systemd.run=", "systemd.unit="];
 
@@ -55,6 +57,15 @@ pub enum PlanError {
     /// The firmware's configuration.
     #[error("{0}")]
     ConfigTxt(#[from] ConfigTxtError),
+    /// The package cannot be installed there.
+    #[error(
+        "{why}; take Raspberry Pi OS, Debian's or our own image, or leave --package out and bring beehive there yourself, which \
+         nobody has tried"
+    )]
+    TooOld {
+        /// Why.
+        why: &'static str,
+    },
     /// Another tool's first boot.
     #[error("{name} is there, and it is not ours: another tool has prepared this image; take a stock one")]
     Taken {
@@ -100,6 +111,7 @@ fn script(kind: Kind, card: &Card) -> String {
         .replace("@KEYS_DIR@", &card.keys_dir)
         .replace("@FIRST_BOOT@", first_boot)
         .replace("@REGENERATED@", regenerated)
+        .replace("@MARK@", &mark(card))
         .replace("@RUN_WORDS@", &run)
         .replace("@WORDS@", &MEMORY_WORDS.join(" "))
 }
@@ -123,27 +135,47 @@ fn user_data(kind: Kind, card: &Card) -> String {
             let _ = writeln!(text, "      - {}", quoted(key.as_str()));
         }
     }
-    let _ = write!(text, "runcmd:\n  - [sh, {}/{OWN}first-boot.sh]\n", kind.mounted_at());
+    let script = format!("{}/{OWN}first-boot.sh", kind.mounted_at());
+    let _ = write!(text, "{}runcmd:\n  - [sh, {script}]\n", each_boot(&script));
     text
 }
 
-/// cloud-init does its work once for each instance. The name of ours follows from what is on the card; secrets are no part
-/// of it, but the public key that belongs to a secret is.
-fn meta_data(card: &Card) -> String {
+/// That cloud-init runs the script at the end of each boot, until it has ended well. `runcmd` and `write_files` are done once for
+/// each instance, and cloud-init writes down that they were before it does them: a power cut in the middle would be the end of it.
+/// `bootcmd` is done at each boot, early; it writes the file that the last stage runs (`scripts-per-boot`) in the same boot, so
+/// that nothing depends on what an earlier one left. Debian's configuration of cloud-init and HypriotOS' have both; `runcmd` stays
+/// for an image whose configuration leaves one of them out.
+fn each_boot(script: &str) -> String {
+    let file = format!("{PER_BOOT}/beehive-first-boot");
+    let write = format!(
+        "mkdir -p {PER_BOOT} && printf '#!/bin/sh\\n[ ! -f {script} ] || exec sh {script}\\n' >{file} && chmod 755 {file}"
+    );
+    format!("bootcmd:\n  - [sh, -c, {}]\n", quoted(&write))
+}
+
+/// What tells this card from others: what is to be done once for each card is done again when it is another one. It follows
+/// from what is on the card; secrets are no part of it, but the public key that belongs to a secret is.
+fn mark(card: &Card) -> String {
     let mut hash = Sha256::new();
     let keys = card.ssh_keys.iter().map(super::card::SshKey::as_str);
     let texts = [card.node.as_str(), card.login.as_str(), card.config.as_deref().unwrap_or_default(), &card.keys_dir];
+    let lines = card.config_lines.iter().map(String::as_str);
     let card_key: &[u8] = match &card.credentials {
         Credentials::Enrolment(enrolment) => &enrolment.card.0,
         Credentials::None | Credentials::NodeKeys(_) => &[],
     };
     let last = [card.package.as_deref().unwrap_or_default(), card_key];
-    for part in texts.into_iter().chain(keys).map(str::as_bytes).chain(last) {
+    for part in texts.into_iter().chain(lines).chain(keys).map(str::as_bytes).chain(last) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
     let short: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("# {OURS}\ndsmode: local\ninstance-id: {}-{short}\nlocal-hostname: {}\n", card.node, card.node)
+    format!("{}-{short}", card.node)
+}
+
+/// cloud-init does its work once for each instance, and each card is one.
+fn meta_data(card: &Card) -> String {
+    format!("# {OURS}\ndsmode: local\ninstance-id: {}\nlocal-hostname: {}\n", mark(card), card.node)
 }
 
 const NETWORK: &str = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    optional: true\n";
@@ -171,8 +203,11 @@ fn text<'a, E>(present: &'a impl Present, path: &str, error: E) -> Result<&'a st
 /// Every file that is to be as the card wants it.
 ///
 /// # Errors
-/// If `cmdline.txt` or `config.txt` cannot be edited, or another tool has prepared the image.
+/// If `cmdline.txt` or `config.txt` cannot be edited, another tool has prepared the image, or the package is not for its system.
 pub fn wishes(kind: Kind, card: &Card, present: &impl Present) -> Result<Vec<Wish>, PlanError> {
+    if let (Some(why), Some(_)) = (kind.too_old(), &card.package) {
+        return Err(PlanError::TooOld { why });
+    }
     let mut wishes = Vec::new();
     let mut wish = |path: &str, what: &'static str, bytes: Vec<u8>| {
         wishes.push(Wish { path: path.to_owned(), bytes: Some(Zeroizing::new(bytes)), what });

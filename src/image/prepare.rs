@@ -4,8 +4,9 @@
 //!    known.
 //! 2. Every change is made in memory ([`Window`]). What cannot be done ends here, and nothing was changed.
 //! 3. The image is copied to `OUT.part`; with `--in-place` it is renamed to `IMG.part`.
-//! 4. The changed blocks are written, the file is synced and gets its name. So a file with the right name is whole, and a
-//!    run that was cut off leaves one that ends in `.part`.
+//! 4. The changed blocks are written and the file is synced. Then the card's secret is kept in the crew's folder, and the file
+//!    gets its name. So a file with the right name is whole and its secret is known, a run that was cut off leaves one that ends
+//!    in `.part`, and one that was refused or failed before has cost no secret.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -78,6 +79,8 @@ pub struct Prepared {
     pub changed: Vec<Changed>,
     /// How many were as they should be.
     pub unchanged: usize,
+    /// The mode that the image itself had, if others might read it and do not any more.
+    pub mode_was: Option<u32>,
     /// Blocks of the image that were written, or would be.
     pub written_bytes: u64,
     /// How long the copy took, with its way to the disk.
@@ -179,6 +182,14 @@ fn no_fat(image: &Path, error: &io::Error) -> Trouble {
     .with_code("unknown-image")
 }
 
+fn open_to_others(image: &Path, error: &io::Error) -> Trouble {
+    refused(
+        format!("others may read {}, and a secret is to be in it", image.display()),
+        format!("its mode cannot be made 0600: {error}"),
+        "give --out FILE, which is made for its owner alone; nothing was changed",
+    )
+}
+
 /// Makes the changes in `window`, and says what they are. Nothing reaches the disk.
 fn change(image: &Path, card: &Card, window: Disk<'_, '_>) -> Result<Prepared, Trouble> {
     let fat = |error: io::Error| no_fat(image, &error);
@@ -227,6 +238,7 @@ fn change(image: &Path, card: &Card, window: Disk<'_, '_>) -> Result<Prepared, T
                 what: wish.what,
             })
             .collect(),
+        mode_was: None,
         written_bytes: 0,
         copying: Duration::ZERO,
         preparing: Duration::ZERO,
@@ -262,6 +274,28 @@ fn create(path: &Path, card: &Card) -> io::Result<File> {
     options.open(path)
 }
 
+/// An image that is changed in place and holds a secret is its owner's alone, before a byte of the secret is in it. Gives the mode
+/// that it had.
+#[cfg(unix)]
+fn close(disk: &File, card: &Card) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    match &card.credentials {
+        Credentials::None => return Ok(None),
+        Credentials::NodeKeys(_) | Credentials::Enrolment(_) => {}
+    }
+    let mode = disk.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(None);
+    }
+    disk.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(Some(mode))
+}
+
+#[cfg(not(unix))]
+fn close(_: &File, _: &Card) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
 /// Finds the boot partition and makes the changes, in memory.
 fn work<'a>(image: &Path, card: &Card, disk: &'a mut File) -> Result<(Window<&'a mut File>, Prepared), Trouble> {
     let place: Place = disk::boot_partition(disk).map_err(|error| no_image(image, &error))?;
@@ -274,12 +308,35 @@ fn work<'a>(image: &Path, card: &Card, disk: &'a mut File) -> Result<(Window<&'a
 /// Prepares `image` for `card`.
 ///
 /// # Errors
-/// If the image is not known, is not as it should be, or cannot be read or written. A file that is not finished ends in
-/// `.part`.
+/// As [`prepare_and`].
 pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, Trouble> {
+    prepare_and(image, card, target, &mut || Ok(()))
+}
+
+/// Prepares `image` for `card`. `keep` is called when the image is written, before it has its name; it is not called by a dry run.
+///
+/// # Errors
+/// If the image is not known, is not as it should be, or cannot be read or written; or what `keep` says. A file that is not
+/// finished ends in `.part`.
+pub fn prepare_and(
+    image: &Path,
+    card: &Card,
+    target: &Target,
+    keep: &mut dyn FnMut() -> Result<(), Trouble>,
+) -> Result<Prepared, Trouble> {
     let begun = Instant::now();
     let failed = |path: &Path, doing: &str, error: &io::Error| {
         Trouble::new(ExitCode::Failed, "the image was not prepared", named(path, doing, error).to_string(), "")
+    };
+    // after `keep`
+    let unnamed = |path: &Path, doing: &str, error: &io::Error| {
+        let fix = match &card.credentials {
+            Credentials::Enrolment(_) => {
+                "run it again, without --renew: the secret is kept in the crew's folder already"
+            }
+            Credentials::None | Credentials::NodeKeys(_) => "run it again",
+        };
+        Trouble { fix: fix.to_owned(), ..failed(path, doing, error) }
     };
     let regular = fs::metadata(image).map_err(|error| unreadable(&named(image, "read", &error)))?.is_file();
     if !regular {
@@ -293,7 +350,11 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
     let (window, mut prepared) = work(image, card, &mut source)?;
     match target {
         Target::DryRun => {}
-        Target::InPlace if prepared.written_bytes == 0 => {}
+        Target::InPlace if prepared.written_bytes == 0 => {
+            let disk = File::open(image).map_err(|error| failed(image, "open", &error))?;
+            prepared.mode_was = close(&disk, card).map_err(|error| open_to_others(image, &error))?;
+            keep()?;
+        }
         Target::InPlace => {
             // the file itself is renamed, not a name that leads to it
             let image = &fs::canonicalize(image).map_err(|error| unreadable(&named(image, "read", &error)))?;
@@ -307,11 +368,20 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                 ));
             }
             let mut disk = OpenOptions::new().write(true).open(image).map_err(|error| failed(image, "open", &error))?;
+            prepared.mode_was = close(&disk, card).map_err(|error| open_to_others(image, &error))?;
             fs::rename(image, &part).map_err(|error| failed(image, "rename", &error))?;
             window.commit(&mut disk).map_err(|error| failed(&part, "write", &error))?;
             disk.sync_all().map_err(|error| failed(&part, "write", &error))?;
-            fs::rename(&part, image).map_err(|error| failed(&part, "rename", &error))?;
-            settle(image).map_err(|error| failed(image, "write", &error))?;
+            keep().map_err(|trouble| {
+                let (part, image) = (part.display(), image.display());
+                let fix = format!(
+                    "what is in {part} is whole but for its secret: rename it to {image}, and prepare it again"
+                );
+                Trouble { fix, ..trouble }
+            })?;
+            let fix = format!("rename {} to {}: it is whole, and its secret is kept", part.display(), image.display());
+            let unnamed = |error: &io::Error| Trouble { fix, ..failed(&part, "rename", error) };
+            fs::rename(&part, image).and_then(|()| settle(image)).map_err(|error| unnamed(&error))?;
         }
         Target::Copy(out) => {
             if out.exists() {
@@ -337,6 +407,9 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                 // it is of no use to anybody
                 let _ = fs::remove_file(&part);
             })?;
+            keep().inspect_err(|_| {
+                let _ = fs::remove_file(&part);
+            })?;
             // no other file is taken for ours, not even one that came meanwhile
             fs::hard_link(&part, out)
                 .and_then(|()| fs::remove_file(&part))
@@ -345,8 +418,8 @@ pub fn prepare(image: &Path, card: &Card, target: &Target) -> Result<Prepared, T
                     // FAT and some network file systems have no second name for a file
                     _ => fs::rename(&part, out),
                 })
-                .map_err(|error| failed(out, "make", &error))?;
-            settle(out).map_err(|error| failed(out, "write", &error))?;
+                .map_err(|error| unnamed(out, "make", &error))?;
+            settle(out).map_err(|error| unnamed(out, "write", &error))?;
         }
     }
     prepared.preparing = begun.elapsed().saturating_sub(prepared.copying);

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,8 +19,9 @@ use super::boot::Boot;
 use super::card::{Card, Credentials, Cut, Shim, Sources};
 use super::disk::{Place, Window, boot_partition};
 use super::kind::Kind;
-use super::prepare::{Change, Prepared, Target, prepare, unfinished};
+use super::prepare::{Change, Prepared, Target, prepare, prepare_and, unfinished};
 use super::*;
+use crate::crew::files::faults::Side;
 use crate::crew::keys::{KeyFolder, NewCrew};
 
 const MIB: u64 = 1024 * 1024;
@@ -224,8 +227,9 @@ fn names_of(prepared: &Prepared, change: Change) -> Vec<&str> {
 #[test]
 fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_nothing() {
     let bench = Bench::new();
-    let card = bench.card();
+    let full = bench.card();
     for kind in Kind::ALL {
+        let card = Card { package: full.package.clone().filter(|_| kind != Kind::HypriotOs), ..full.clone() };
         let image = bench.image(kind);
         let before = files(&image);
         let digest = |path: &Path| Sha256::digest(fs::read(path).unwrap());
@@ -259,7 +263,7 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
         assert!(config.starts_with(&text(&before, "config.txt")));
         assert!(config.ends_with("[all]\ngpio=4=op,dh\ngpio=17=ip,pu\n# beehive: end\n"), "{config}");
         assert_eq!(text(&after, "beehive-node.toml"), card.config.clone().unwrap());
-        assert_eq!(after["beehive-package.deb"], card.package.clone().unwrap());
+        assert_eq!(after.get("beehive-package.deb"), card.package.as_ref());
         assert!(after["beehive-key-identity.toml"] == fs::read(bench.path("crew/nodes/pi-2/identity.toml")).unwrap());
         let boot = kind.mounted_at();
         match kind {
@@ -274,6 +278,7 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
                 assert!(data.starts_with("#cloud-config\n") && data.contains("hostname: \"pi-2\"\n"), "{data}");
                 assert!(data.contains("ann's \\\"laptop\\\"\"\n") && !data.contains("passwd: hypriot"), "{data}");
                 assert!(data.ends_with(&format!("runcmd:\n  - [sh, {boot}/beehive-first-boot.sh]\n")), "{data}");
+                asks_at_each_boot(&bench, &data, boot);
                 assert!(text(&after, "meta-data").contains("\ninstance-id: pi-2-"));
                 assert_eq!(after.get("user-data.before-beehive"), before.get("user-data"));
                 assert!(!line.contains("systemd.run="));
@@ -310,7 +315,35 @@ fn every_known_image_gets_what_its_first_boot_acts_on_and_a_second_run_changes_n
     }
 }
 
-/// What a checker of other people's making says of the file system, where there is one.
+/// What cloud-init does early at each boot leaves a program for the end of the same boot, whatever an earlier boot left there.
+fn asks_at_each_boot(bench: &Bench, user_data: &str, boot: &str) {
+    let lines: Vec<&str> = user_data.lines().collect();
+    let at = lines.iter().position(|line| *line == "bootcmd:").unwrap();
+    let word = lines[at + 1].strip_prefix("  - [sh, -c, ").and_then(|rest| rest.strip_suffix(']')).unwrap();
+    let command: String = serde_json::from_str(word).unwrap();
+    let cloud = bench.path("cloud");
+    let (here, script) = (cloud.to_str().unwrap(), bench.path("asked.sh"));
+    let command = command
+        .replace("/var/lib/cloud", here)
+        .replace(&format!("{boot}/beehive-first-boot.sh"), script.to_str().unwrap());
+    let program = cloud.join("scripts/per-boot/beehive-first-boot");
+    let run = |program: &mut Command| program.status().unwrap().success();
+    for _ in 0..2 {
+        assert!(run(Command::new("sh").args(["-c", &command])));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&program).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o755);
+        assert!(run(&mut Command::new(&program)), "a boot partition without the script");
+        fs::write(&script, format!("echo asked >{here}/asked\n")).unwrap();
+        assert!(run(&mut Command::new(&program)));
+        assert_eq!(fs::read_to_string(cloud.join("asked")).unwrap(), "asked\n");
+        fs::remove_file(&script).unwrap();
+        // cut off while it was written
+        fs::write(&program, "").unwrap();
+    }
+    fs::remove_dir_all(cloud).unwrap();
+}
+
+/// What a checker of other people's making says of the file system.
 fn sound(image: &Path) {
     let mut disk = File::open(image).unwrap();
     let place = boot_partition(&mut disk).unwrap();
@@ -319,13 +352,10 @@ fn sound(image: &Path) {
     disk.read_exact(&mut bytes).unwrap();
     let part = image.with_extension("fat");
     fs::write(&part, bytes).unwrap();
-    match Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(&part).output() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{said}");
-        }
-        Err(_) => println!("no fsck.vfat here: the file system was not looked at by another program"),
-    }
+    let output = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(&part).output();
+    let output = output.expect("fsck.vfat looks at each file system that is made here: apt-get install dosfstools");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
     fs::remove_file(part).unwrap();
 }
 
@@ -390,6 +420,16 @@ fn what_is_not_known_or_not_stock_is_refused_and_nothing_is_written() {
         assert!(fs::read(&image).unwrap() == before && !out.exists() && !unfinished(&out).exists());
         fs::remove_file(image).unwrap();
     }
+    // a system that is too old for the package: it would fail at the first boot, and nobody would see it
+    let image = bench.image(Kind::HypriotOs);
+    let before = fs::read(&image).unwrap();
+    let error = prepare(&image, &card, &Target::InPlace).unwrap_err();
+    assert!(error.exit == ExitCode::Refused && error.why.contains("systemd 241"), "{error}");
+    assert!(error.why.contains("leave --package out"), "{error}");
+    assert!(fs::read(&image).unwrap() == before);
+    let without = Card { package: None, ..card.clone() };
+    let said = report(&prepare(&image, &without, &Target::DryRun).unwrap(), &without, None);
+    assert!(said.text.contains("note: no package: HypriotOS has systemd 241"), "{}", said.text);
     // the same on a Pi without a SHIM
     let image = bench.path("w1.img");
     disk(&image, 40 * MIB, MIB, &with(bookworm, &[("config.txt", "auto_initramfs=1\ndtoverlay=w1-gpio\n")]));
@@ -431,6 +471,24 @@ fn no_file_is_overwritten_and_only_a_whole_image_has_its_name() {
     assert!(!unfinished(&other).exists());
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&other).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "there are keys in it");
+    // in place it is closed before the keys are in it, and said; and once more where only that is missing
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let closed = bench.path("closed.img");
+    fs::copy(&image, &closed).unwrap();
+    for changes in [true, false] {
+        open(&closed);
+        let done = prepare(&closed, &card, &Target::InPlace).unwrap();
+        assert_eq!((mode(&closed), done.mode_was, !done.changed.is_empty()), (0o600, Some(0o644), changes));
+        let said = report(&done, &card, None);
+        assert!(said.text.contains("mode is 0600 now, it was 0644"), "{}", said.text);
+        assert_eq!(said.document["mode_was"], "0644");
+    }
+    assert_eq!(prepare(&closed, &card, &Target::InPlace).unwrap().mode_was, None);
+    // without a secret it is nobody's affair
+    open(&closed);
+    prepare(&closed, &Card { credentials: Credentials::None, ..card.clone() }, &Target::InPlace).unwrap();
+    assert_eq!(mode(&closed), 0o644);
     // in place, the file that ends in .part may be the only one there is
     fs::write(unfinished(&image), "half").unwrap();
     let error = prepare(&image, &card, &Target::InPlace).unwrap_err();
@@ -441,6 +499,30 @@ fn no_file_is_overwritten_and_only_a_whole_image_has_its_name() {
     )
     .unwrap_err();
     assert!(error.why.contains("cut off"), "{error}");
+}
+
+/// The secret is kept when the image is written and has no name yet: what cannot be kept leaves no image that seems to be one.
+#[test]
+fn an_image_whose_secret_cannot_be_kept_gets_no_name() {
+    let bench = Bench::new();
+    let card = bench.card();
+    let image = bench.image(Kind::RaspberryPiOsBookworm);
+    let (stock, out) = (fs::read(&image).unwrap(), bench.path("out.img"));
+    let no = || Err(Trouble::new(ExitCode::Failed, "not kept", "the disk is full", "prepare it again"));
+    let error = prepare_and(&image, &card, &Target::Copy(out.clone()), &mut || {
+        assert!(unfinished(&out).exists() && !out.exists(), "written, and without its name");
+        no()
+    })
+    .unwrap_err();
+    assert!(error.what == "not kept" && !out.exists() && !unfinished(&out).exists(), "{error}");
+    assert!(fs::read(&image).unwrap() == stock);
+    let error = prepare_and(&image, &card, &Target::InPlace, &mut || no()).unwrap_err();
+    assert!(error.fix.contains("rename it to") && unfinished(&image).exists() && !image.exists(), "{error}");
+    // as it says
+    fs::rename(unfinished(&image), &image).unwrap();
+    prepare(&image, &card, &Target::InPlace).unwrap();
+    // a dry run keeps nothing
+    prepare_and(&image, &card, &Target::DryRun, &mut || panic!("it is kept")).unwrap();
 }
 
 #[test]
@@ -550,6 +632,174 @@ fn the_script_does_its_work_twice_and_leaves_no_key_in_the_boot_partition() {
     assert_eq!(there.name, "pi-2");
 }
 
+/// A system that cloud-init has brought up from a prepared card of our own image, below a folder.
+struct System<'a> {
+    bench: &'a Bench,
+    root: PathBuf,
+}
+
+/// The programs that the script starts, but for those that only read. Each is a step at which a power cut may come.
+const STEPS: [&str; 10] = ["chmod", "cp", "grep", "install", "mkdir", "mv", "rm", "sed", "ssh-keygen", "tr"];
+
+impl<'a> System<'a> {
+    fn new(bench: &'a Bench, files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let root = bench.path("system");
+        if root.exists() {
+            fs::remove_dir_all(&root).unwrap();
+        }
+        for folder in ["etc/default", "etc/ssh", "var/log", "boot/firmware"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let system = Self { bench, root };
+        for (name, bytes) in files {
+            fs::write(system.root.join("boot/firmware").join(name), bytes).unwrap();
+        }
+        system.put("etc/hosts", "127.0.0.1\tlocalhost\n");
+        system.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+        system.put("etc/ssh/ssh_host_ed25519_key", "the image's");
+        system
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::write(self.root.join(path), text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// A boot: cloud-init starts the script. With `cut` the power goes at that step, before it or after it.
+    fn boot(&self, cut: Option<(usize, Side)>) -> bool {
+        let shims = self.bench.path("shims");
+        if !shims.exists() {
+            fs::create_dir(&shims).unwrap();
+            let shim = shims.join("shim");
+            // the power is cut for everything of this run: its process group
+            let text = format!(
+                "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nread -r left <{0}/left\nread -r side <{0}/side\nif [ \"$left\" = 0 ]; \
+                 then\n  [ \"$side\" = Before ] || \"${{0##*/}}\" \"$@\"\n  echo cut >{0}/left\n  kill -KILL 0\nfi\n[ \"$left\" = never ] || \
+                 echo $((left - 1)) >{0}/left\nexec \"${{0##*/}}\" \"$@\"\n",
+                self.bench.dir.path().display()
+            );
+            fs::write(&shim, text).unwrap();
+            fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+            for step in STEPS {
+                std::os::unix::fs::symlink("shim", shims.join(step)).unwrap();
+            }
+            // the whole machine's disks are no part of this
+            std::os::unix::fs::symlink("/bin/true", shims.join("sync")).unwrap();
+        }
+        let (left, side) = cut.map_or(("never".to_owned(), Side::Before), |(nth, side)| (nth.to_string(), side));
+        self.bench.put("left", &format!("{left}\n"));
+        self.bench.put("side", &format!("{side:?}\n"));
+        let status = Command::new("/bin/sh")
+            .arg(self.root.join("boot/firmware/beehive-first-boot.sh"))
+            .env("BEEHIVE_FIRST_BOOT_ROOT", &self.root)
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shims.display()))
+            .process_group(0)
+            .status()
+            .unwrap();
+        let was_cut = fs::read_to_string(self.bench.path("left")).unwrap() == "cut\n";
+        assert_ne!(status.success(), was_cut, "{}", self.read("var/log/beehive-first-boot.log"));
+        was_cut
+    }
+
+    /// Everything is in place, and what has to be this card's own is.
+    fn is_set_up(&self, at: &str) {
+        let log = self.read("var/log/beehive-first-boot.log");
+        assert!(log.ends_with("beehive: done\n"), "{at}: {log}");
+        assert_eq!(
+            (self.read("etc/hostname").as_str(), self.read("etc/beehive/enrolment.toml").as_str()),
+            ("pi-2\n", "s")
+        );
+        let mode = fs::metadata(self.root.join("etc/beehive/enrolment.toml")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{at}");
+        assert!(
+            !self.root.join("boot/firmware/beehive-enrolment.toml").exists(),
+            "{at}: it has left the boot partition"
+        );
+        assert!(self.read("etc/beehive/beehive.toml").contains("crew = \"c1\""), "{at}");
+        let id = self.read("etc/machine-id");
+        assert!(id.len() == 33 && id != "0123456789abcdef0123456789abcdef\n", "{at}: {id}");
+        assert!(self.read("etc/ssh/ssh_host_ed25519_key").contains("OPENSSH PRIVATE KEY"), "{at}");
+        assert!(self.read("etc/ssh/ssh_host_ed25519_key.pub").starts_with("ssh-ed25519 "), "{at}");
+        assert!(!self.root.join("etc/ssh/beehive.new").exists(), "{at}");
+        let extra = self.read("etc/default/raspi-extra-cmdline");
+        assert_eq!(extra, "cgroup_memory=1 cgroup_enable=memory ", "{at}");
+        assert_eq!(self.read("etc/default/raspi-firmware-custom"), "gpio=4=op,dh\ngpio=17=ip,pu\n", "{at}");
+    }
+}
+
+fn own_card(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    let mut card = bench.card();
+    card.package = None;
+    card.credentials = Credentials::Enrolment(card::Enrolment {
+        file: card::SecretFile { name: "enrolment.toml".to_owned(), bytes: b"s".to_vec().into() },
+        card: beehive_mqtt::sign::PublicKey([7; 32]),
+    });
+    let image = bench.image(Kind::Own);
+    prepare(&image, &card, &Target::InPlace).unwrap();
+    files(&image)
+}
+
+/// Under cloud-init the script is asked at each boot. Whatever step the power goes at, before it or after it, the next boot ends with
+/// everything in place, and the one after it changes nothing.
+#[test]
+fn a_first_boot_under_cloud_init_that_is_cut_off_anywhere_is_brought_to_its_end_by_the_next() {
+    let bench = Bench::new();
+    let files = own_card(&bench);
+    for side in [Side::Before, Side::After] {
+        for nth in 0.. {
+            let system = System::new(&bench, &files);
+            let at = format!("{side:?} step {nth}");
+            let was_cut = system.boot(Some((nth, side)));
+            let there = ["ssh_host_ed25519_key"].map(|name| system.root.join("etc/ssh").join(name).exists());
+            assert_eq!(there, [true], "{at}: a Pi without host keys lets nobody in");
+            if was_cut {
+                assert!(!system.boot(None), "{at}");
+            }
+            system.is_set_up(&at);
+            if !was_cut {
+                assert!(nth > 20, "{nth}: the steps are seen");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn under_cloud_init_a_step_that_failed_is_tried_at_the_next_boot_and_what_is_done_is_left_alone() {
+    let bench = Bench::new();
+    let files = own_card(&bench);
+    let system = System::new(&bench, &files);
+    // nothing can be written there
+    fs::remove_dir(system.root.join("etc/default")).unwrap();
+    system.put("etc/default", "a file");
+    system.boot(None);
+    let log = system.read("var/log/beehive-first-boot.log");
+    assert!(log.contains("FAILED: regenerated") && log.ends_with("the next boot goes on with it\n"), "{log}");
+    let own = |system: &System<'_>| (system.read("etc/machine-id"), system.read("etc/ssh/ssh_host_ed25519_key"));
+    let first = own(&system);
+    // somebody sets it right, and changes what was done already
+    fs::remove_file(system.root.join("etc/default")).unwrap();
+    fs::create_dir(system.root.join("etc/default")).unwrap();
+    let edited = system.read("etc/beehive/beehive.toml") + "# edited\n";
+    system.put("etc/beehive/beehive.toml", &edited);
+    system.boot(None);
+    system.is_set_up("the second boot");
+    assert_eq!((own(&system), system.read("etc/beehive/beehive.toml")), (first.clone(), edited));
+    // done: it is not even begun again
+    let log = system.read("var/log/beehive-first-boot.log");
+    system.boot(None);
+    assert_eq!(system.read("var/log/beehive-first-boot.log"), log);
+    // unless a secret waits there again
+    system.put("boot/firmware/beehive-enrolment.toml", "s");
+    fs::remove_file(system.root.join("etc/beehive/enrolment.toml")).unwrap();
+    system.boot(None);
+    system.is_set_up("a secret that was put there again");
+    assert_eq!(own(&system), first);
+}
+
 /// Options of somebody for whom no crew's folder is there.
 fn nobody() -> ConsoleOptions {
     let crew = ["beehive", "--crew", "no-such-crew-on-this-machine", "version"];
@@ -589,8 +839,47 @@ fn a_card_of_a_crews_folder_carries_a_single_use_secret_and_no_key() {
     assert!(!format!("{said:?}").contains(&seed), "the secret is not said");
     let error = prepare(&["--node", "c1-009", "--dry-run"]).unwrap_err();
     assert_eq!(error.exit, ExitCode::Refused);
+    // what is refused or fails spends no secret: the one that waits is still the one
+    let entry = || fs::read_to_string(crew.join("enrolments/c1-001.toml")).unwrap();
+    let (before, renewed) = (entry(), bench.path("3.img"));
+    let typo = bench.path("no-such.pub");
+    let strange = bench.path("strange.img");
+    disk(&strange, 40 * MIB, MIB, &[("bootarm.efi", "x".to_owned())]);
+    let part = unfinished(&image);
+    fs::write(&part, "half").unwrap();
+    let nowhere = bench.path("no-such-folder/4.img");
+    for (more, said) in [
+        (vec!["--out", renewed.to_str().unwrap(), "--ssh-key", typo.to_str().unwrap()], "no-such.pub"),
+        (vec!["--out", first.to_str().unwrap()], "1.img is there"),
+        (vec!["--in-place"], ".part is there"),
+        (vec!["--out", nowhere.to_str().unwrap()], "no-such-folder"),
+        (vec!["--out", renewed.to_str().unwrap(), "--overlay", "w1-gpio"], "takes BCM4"),
+    ] {
+        let error = prepare(&[vec!["--node", "c1-001", "--renew"], more].concat()).unwrap_err();
+        assert!(error.to_string().contains(said), "{said}: {error}");
+        assert_eq!(entry(), before, "{said}");
+    }
+    let strange = [
+        "beehive",
+        "image",
+        "prepare",
+        "--dir",
+        crew.to_str().unwrap(),
+        "--node",
+        "c1-001",
+        "--renew",
+        "--image",
+        strange.to_str().unwrap(),
+        "--out",
+        renewed.to_str().unwrap(),
+    ];
+    let line = crate::cli::Cli::try_parse_from(strange).unwrap();
+    let crate::cli::Command::Image(command) = &line.command else { panic!("image") };
+    assert!(run(command, &line.options).unwrap_err().what.contains("none of the images that are known"));
+    assert_eq!(entry(), before);
+    assert!(!renewed.exists() && !unfinished(&renewed).exists());
+    fs::remove_file(part).unwrap();
     // another secret is another card
-    let renewed = bench.path("3.img");
     prepare(&["--node", "c1-001", "--renew", "--out", renewed.to_str().unwrap()]).unwrap();
     assert_ne!(text(&files(&renewed), "beehive-enrolment.toml"), text(&there, "beehive-enrolment.toml"));
 }
@@ -618,23 +907,23 @@ fn the_script_puts_the_secret_in_place_and_makes_the_machine_a_new_one() {
         fs::write(path, bytes).unwrap();
     }
     fs::write(root.join("etc/ssh/ssh_host_ed25519_key"), "the image's").unwrap();
-    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
-    File::options().write(true).open(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap().set_modified(old).unwrap();
-    // this boot began after the image was made
+    fs::write(root.join("etc/ssh/ssh_host_dsa_key"), "the image's, of a kind that is not made any more").unwrap();
+    // a Pi without a clock: this boot began in 1970, and the image's files are of later
     fs::write(root.join("proc/1"), "").unwrap();
+    File::options().write(true).open(root.join("proc/1")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     for id in ["etc/machine-id", "var/lib/dbus/machine-id"] {
         fs::write(root.join(id), "0123456789abcdef0123456789abcdef\n").unwrap();
     }
     let script = fs::read(root.join("boot/firmware/firstrun.sh")).unwrap();
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let run_script = || {
-        fs::write(bench.path("script"), &script).unwrap();
+    let run_script = |script: &[u8]| {
+        fs::write(bench.path("script"), script).unwrap();
         let done = Command::new("sh").arg(bench.path("script")).env("BEEHIVE_FIRST_BOOT_ROOT", &root).status().unwrap();
         assert!(done.success());
         let log = read("var/log/beehive-first-boot.log");
         assert!(log.ends_with("beehive: done\n"), "{log}");
     };
-    run_script();
+    run_script(&script);
     assert_eq!(read("etc/beehive/enrolment.toml").as_bytes(), secret);
     let mode = fs::metadata(root.join("etc/beehive/enrolment.toml")).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
@@ -646,10 +935,28 @@ fn the_script_puts_the_secret_in_place_and_makes_the_machine_a_new_one() {
     );
     let key = read("etc/ssh/ssh_host_ed25519_key");
     assert!(key.contains("OPENSSH PRIVATE KEY"), "{key}");
-    // a machine-id that systemd has just made, and keys of this boot, stay
+    let names = |folder: &str| {
+        let entries = fs::read_dir(root.join(folder)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("etc/ssh"), ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"], "the kinds that were there");
+    // once for this card, whatever the clock says
+    run_script(&script);
+    assert_eq!((read("etc/machine-id"), read("etc/ssh/ssh_host_ed25519_key")), (id.clone(), key.clone()));
+
+    // the same system with another card's files has keys of its own; a machine-id that systemd has just made stays
+    card.credentials = Credentials::Enrolment(card::Enrolment {
+        file: card::SecretFile { name: "enrolment.toml".to_owned(), bytes: secret.into() },
+        card: beehive_mqtt::sign::PublicKey([8; 32]),
+    });
+    prepare(&image, &card, &Target::InPlace).unwrap();
     fs::write(root.join("run/systemd/first-boot"), "").unwrap();
-    run_script();
-    assert_eq!((read("etc/machine-id"), read("etc/ssh/ssh_host_ed25519_key")), (id, key));
+    run_script(&files(&image)["firstrun.sh"]);
+    assert_eq!(read("etc/machine-id"), id);
+    let other = read("etc/ssh/ssh_host_ed25519_key");
+    assert!(other.contains("OPENSSH PRIVATE KEY") && other != key, "{other}");
 }
 
 #[test]

@@ -20,8 +20,10 @@ use super::{Outcome, certify, speaks, taken};
 use crate::cli::{ConsoleOptions, CrewFolder};
 use crate::console::enrolled::{self, Heard, Wish};
 use crate::console::exit::{ExitCode, Trouble};
+use crate::crew::broker;
 use crate::crew::command::dir_of;
 use crate::crew::file::{CREW_FILE, CrewFile, JoinWhen};
+use crate::crew::folder::Folder;
 use crate::crew::keys::KeyFolder;
 use crate::discover;
 use crate::enrol::wire::{self, Ask, Kind, Reply, Request, Signed, about};
@@ -234,11 +236,40 @@ fn note(text: &str) {
     eprintln!("{text}");
 }
 
-fn cry(node: &NodeName, alarm: &Alarm) {
+/// The commands that put a stranger out who came first with a card's secret, and let the rightful Pi in. Three things let him in:
+/// his keys in the manifest, the node's anchor at the broker (a new certificate under the old one would leave him his), and the
+/// card. A revocation alone is no way: a node that is not in the manifest gets no card.
+fn way_out(folder: &Path, node: &NodeName, master: &NodeName) -> [String; 4] {
+    let dir = folder.display();
+    let site = Folder::new(folder).site(crate::cli::BROKER_DIR.as_ref());
+    let site = site.ok().filter(|site| (site.dir.to_str(), site.port) != (Some(crate::cli::BROKER_DIR), broker::PORT));
+    let site = site.map_or(String::new(), |site| format!(" --dir {} --port {}", site.dir.display(), site.port));
+    let other_keys = if node == master {
+        // a new term, so that what the stranger coordinates is believed no more
+        format!("beehive crew master replace {node} --dir {dir}")
+    } else {
+        format!("beehive crew add-node {node} --dir {dir}")
+    };
+    [
+        other_keys,
+        format!("beehive broker config {dir} --renew-node {node}{site}"),
+        format!("beehive image prepare --renew --node {node} --dir {dir} --image STOCK.img --out CARD.img"),
+        format!("beehive crew enrol {node} --dir {dir}"),
+    ]
+}
+
+fn cry(folder: &Path, master: &NodeName, node: &NodeName, alarm: &Alarm) {
+    let [other_keys, list, card, enrol] = way_out(folder, node, master);
+    let put_out = if node == master {
+        "take his Pi off the network; where the broker is on another machine, `beehive broker apply` there"
+    } else {
+        "copy broker/ to the broker's machine, and `beehive broker apply` there: he is put out"
+    };
     note(&format!(
         "ALARM: the secret of {node}'s card was used a second time: {alarm}. Nothing was certified. Somebody has a copy of that card \
-         or its image. If the node that is in the crew is not yours: `beehive crew revoke {node}`. A card of its own for {node}: \
-         `beehive image prepare --renew`. When you have looked into it: `beehive crew enrol --acknowledge {node}`"
+         or its image. If the Pi that is in the crew as {node} is not yours:\n  {other_keys}\n  {list}\n  ({put_out})\n  {card}\n  \
+         (the new card in your Pi; then, and the crew hears of it)\n  {enrol}\nWhen you have looked into it: `beehive crew enrol \
+         --acknowledge {node}`"
     ));
 }
 
@@ -289,7 +320,7 @@ pub async fn run(arguments: &CrewEnrolArgs, options: &ConsoleOptions) -> Result<
         .collect();
     let told = tell(&console, file.as_ref(), enrolled, limit).await;
     for (node, alarm) in register.open_alarms().map_err(|error| failed(&error))? {
-        cry(&node, &alarm);
+        cry(&folder, &manifest.coordinator, &node, &alarm);
     }
     report(&folder, &states, &told).map_err(|error| failed(&error))
 }
@@ -516,4 +547,56 @@ fn report(folder: &Path, states: &BTreeMap<NodeName, State>, told: &Told) -> any
     };
     let document = json!({ "exit": exit.number(), "nodes": documents, "crew": crew });
     Ok((text, document, exit))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::crew::keys::NewCrew;
+    use crate::enrol::owner::register::Renew;
+    use crate::enrol::owner::{BrokerPlace, draw};
+
+    /// What the alarm says to do is done here, up to the card: each line is a command, and after them the stranger has nothing left.
+    #[test]
+    fn the_way_out_of_an_alarm_can_be_gone_for_a_node_and_for_the_master() {
+        for (node, term) in [("pi-2", 1), ("pi-1", 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let crew = dir.path().join("bee");
+            let folder = crew.to_str().unwrap();
+            let options = Cli::try_parse_from(["beehive", "version"]).unwrap().options;
+            let new = NewCrew {
+                crew: "bee".parse().unwrap(),
+                nodes: ["pi-1", "pi-2"].map(|name| name.parse().unwrap()).to_vec(),
+                users: Vec::new(),
+            };
+            KeyFolder::new(&crew).init(&new).unwrap();
+            let run = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+                Command::Crew(command) => crate::crew::command::crew(&command, &options),
+                Command::Broker(command) => crate::crew::command::broker(&command),
+                other => panic!("{other:?}"),
+            };
+            run(&format!("beehive broker config {folder} --port 8884")).unwrap();
+            let name: NodeName = node.parse().unwrap();
+            let known = || KeyFolder::new(&crew).manifest().unwrap();
+            let anchor = || std::fs::read_to_string(crew.join("anchors").join(node).join("ca.crt")).unwrap();
+            let (sign, before) = (known().node(&name).unwrap().sign, anchor());
+
+            let [other_keys, list, card, enrol] = way_out(&crew, &name, &known().coordinator);
+            run(&other_keys).unwrap();
+            assert_ne!(known().node(&name).unwrap().sign, sign, "his keys count no more");
+            assert_eq!(known().term, term);
+            run(&list).unwrap();
+            let clients = std::fs::read_to_string(crew.join("broker/clients.crt")).unwrap();
+            assert!(!clients.contains(&before) && clients.contains(&anchor()), "nor does his certificate");
+            let config = std::fs::read_to_string(crew.join("broker/beehive.conf")).unwrap();
+            assert!(config.contains("listener 8884"), "as it was made before: {config}");
+            assert!(matches!(Cli::try_parse_from(card.split(' ')).unwrap().command, Command::Image(_)));
+            assert!(matches!(Cli::try_parse_from(enrol.split(' ')).unwrap().command, Command::Crew(_)));
+            let drawn = draw(&crew, &name, 7884, Renew::Yes, BrokerPlace::Master).unwrap();
+            drawn.keep().unwrap();
+        }
+    }
 }

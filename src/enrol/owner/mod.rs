@@ -7,14 +7,14 @@ pub mod command;
 pub mod register;
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use beehive_mqtt::manifest::Manifest;
 use beehive_mqtt::node::Role;
 use beehive_mqtt::{CrewName, NodeName};
 
-use self::register::{Alarm, Judged, Register, Renew, now};
+use self::register::{Alarm, Judged, Known, Register, Renew, now};
 use super::card::CardSecret;
 use super::wire::{Answer, Kind, Receipt, Request, Signed};
 use crate::crew::folder::Folder;
@@ -30,48 +30,48 @@ pub enum BrokerPlace {
     Elsewhere,
 }
 
-/// Whether a new secret is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Making {
-    /// It is.
-    ToKeep,
-    /// It is only to be seen what a card would get.
-    ForShow,
+/// What a node's card is to bring, as it was drawn: the crew's folder knows nothing of it before it is kept.
+#[derive(Debug)]
+pub struct Drawn {
+    /// The secret.
+    pub secret: CardSecret,
+    folder: PathBuf,
+    known: Known,
 }
 
-/// What a node's card is to bring. The same card gets the same secret until it is used.
+/// Draws what a node's card is to bring. The same card gets the same secret until it is used. Nothing is written.
 ///
 /// # Errors
-/// If there is no such node, it is enrolled already, or something cannot be read or written.
-pub fn card(
-    folder: &Path,
-    node: &NodeName,
-    port: u16,
-    renew: Renew,
-    broker: BrokerPlace,
-    making: Making,
-) -> anyhow::Result<CardSecret> {
+/// If there is no such node, it is enrolled already, or something cannot be read.
+pub fn draw(folder: &Path, node: &NodeName, port: u16, renew: Renew, broker: BrokerPlace) -> anyhow::Result<Drawn> {
     let keys = KeyFolder::new(folder);
     let (crew, crew_key) = keys.signer()?;
     let manifest = keys.manifest()?;
     if manifest.node(node).is_none() {
         anyhow::bail!("{node} is no node of crew {crew}; add it first: `beehive crew add-node {node}`");
     }
-    let register = Register::of(folder);
-    let key = match making {
-        Making::ToKeep => {
-            let _lock = register.lock()?;
-            // the broker's list has to know the anchor before the node comes
-            Folder::new(folder).prepare_anchor(node)?;
-            register.card(node, port, renew)?
-        }
-        Making::ForShow => register.card_for_show(node, renew)?,
-    };
+    let (key, known) = Register::of(folder).draw(node, renew)?;
     let role = match broker {
         BrokerPlace::Master if manifest.coordinator == *node => Role::Master,
         BrokerPlace::Master | BrokerPlace::Elsewhere => Role::Node,
     };
-    Ok(CardSecret { crew, node: node.clone(), role, crew_key: crew_key.public(), key, port })
+    let secret = CardSecret { crew, node: node.clone(), role, crew_key: crew_key.public(), key, port };
+    Ok(Drawn { secret, folder: folder.to_owned(), known })
+}
+
+impl Drawn {
+    /// Keeps it, in place of the card that the node had before: from now on `beehive crew enrol` knows this one alone.
+    ///
+    /// # Errors
+    /// If the node's enrolment has changed since it was drawn, or something cannot be read or written.
+    pub fn keep(&self) -> anyhow::Result<()> {
+        let CardSecret { node, key, port, .. } = &self.secret;
+        let register = Register::of(&self.folder);
+        let _lock = register.lock()?;
+        // the broker's list has to know the anchor before the node comes
+        Folder::new(&self.folder).prepare_anchor(node)?;
+        register.keep(node, key, *port, &self.known)
+    }
 }
 
 /// What became of a request.

@@ -169,6 +169,10 @@ pub enum Renew {
     No,
 }
 
+/// What was known of a node when its card's key was drawn: its card, and whether that was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known(Option<(PublicKey, bool)>);
+
 /// The folder `enrolments` of a crew's folder.
 #[derive(Debug, Clone)]
 pub struct Register(PathBuf);
@@ -276,35 +280,39 @@ impl Register {
         Ok(nodes)
     }
 
-    /// The card's key of a node: the one that waits, or a new one.
+    /// The card's key of a node: the one that waits, or a new one. Nothing is kept of it before [`Register::keep`].
     ///
     /// # Errors
-    /// If the node is enrolled already and `renew` does not say so; or something cannot be read or written.
-    pub fn card(&self, node: &NodeName, port: u16, renew: Renew) -> anyhow::Result<SignKey> {
+    /// If the node is enrolled already and `renew` does not say so; or something cannot be read.
+    pub fn draw(&self, node: &NodeName, renew: Renew) -> anyhow::Result<(SignKey, Known)> {
         let known = self.load(node)?;
-        if let (Some(key), Some(entry)) = (waiting(node, known.as_ref(), renew)?, &known) {
-            if entry.port != port {
-                let mut entry = entry.clone();
-                entry.port = port;
-                self.save(node, &entry)?;
-            }
-            return Ok(key);
-        }
-        let key = new_key()?;
-        let secret = Some(PublicKey(*key.seed()).to_string());
-        let alarms = known.map(|entry| entry.alarms.clone()).unwrap_or_default();
-        self.save(node, &Entry { card: key.public(), port, secret, used: None, alarms })?;
-        Ok(key)
+        let key = match waiting(node, known.as_ref(), renew)? {
+            Some(key) => key,
+            None => new_key()?,
+        };
+        Ok((key, Known(known.map(|entry| (entry.card, entry.used.is_some())))))
     }
 
-    /// The same, but nothing is kept: a new key is another one each time.
+    /// Keeps a card's key that was drawn. The caller holds the lock.
     ///
     /// # Errors
-    /// As [`Register::card`].
-    pub fn card_for_show(&self, node: &NodeName, renew: Renew) -> anyhow::Result<SignKey> {
-        match waiting(node, self.load(node)?.as_ref(), renew)? {
-            Some(key) => Ok(key),
-            None => new_key(),
+    /// If the node's enrolment is another one than when the key was drawn; or something cannot be read or written.
+    pub fn keep(&self, node: &NodeName, key: &SignKey, port: u16, drawn_at: &Known) -> anyhow::Result<()> {
+        let known = self.load(node)?;
+        if known.as_ref().map(|entry| (entry.card, entry.used.is_some())) != drawn_at.0 {
+            anyhow::bail!("the enrolment of {node} has changed meanwhile, so this card's secret would be of no use");
+        }
+        match known {
+            Some(entry) if entry.card == key.public() && entry.port == port => Ok(()),
+            Some(mut entry) if entry.card == key.public() => {
+                entry.port = port;
+                self.save(node, &entry)
+            }
+            known => {
+                let secret = Some(PublicKey(*key.seed()).to_string());
+                let alarms = known.map(|entry| entry.alarms.clone()).unwrap_or_default();
+                self.save(node, &Entry { card: key.public(), port, secret, used: None, alarms })
+            }
         }
     }
 
