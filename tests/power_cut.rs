@@ -108,7 +108,7 @@ fn a_rebuild_survives_a_power_cut_at_every_write() {
 
 #[test]
 fn a_rolling_reboot_survives_a_power_cut_at_every_write() {
-    cut_at_every_write(Scene::Reboot, [25, 5, 5]);
+    cut_at_every_write(Scene::Reboot, [27, 5, 5]);
 }
 
 #[test]
