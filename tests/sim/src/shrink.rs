@@ -31,6 +31,13 @@ fn rule(why: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// The names of the kinds of faults that a mask allows.
+pub fn kinds(mask: u32) -> Vec<&'static str> {
+    let named = FAULTS.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, name)| *name);
+    let disasters = (mask & (1 << FAULTS.len()) != 0).then_some("disasters");
+    named.chain(disasters).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::rule;
@@ -42,11 +49,4 @@ mod tests {
         assert_eq!(rule(one), rule(same));
         assert_ne!(rule(one), rule("at 17 ms: the command r-2-1 ran 2 times"));
     }
-}
-
-/// The names of the kinds of faults that a mask allows.
-pub fn kinds(mask: u32) -> Vec<&'static str> {
-    let named = FAULTS.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, name)| *name);
-    let disasters = (mask & (1 << FAULTS.len()) != 0).then_some("disasters");
-    named.chain(disasters).collect()
 }
