@@ -416,7 +416,7 @@ impl Recogniser {
         }
         self.raw = level;
         self.raw_since = now;
-        // of a release that follows in time `advance` has left it standing
+        // `advance` has voided the press already if this comes too late to be the end of a bounce
         self.forget_unseen_release();
         events
     }

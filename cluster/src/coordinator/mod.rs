@@ -784,7 +784,8 @@ impl Coordinator {
     }
 
     /// All that it knows beside its record: of the nodes and when it heard them, of Kubernetes, of the steps that run, but not
-    /// when their commands are sent again, and of the uncordons that are under way. For whoever compares two coordinators, as an exhaustive search does.
+    /// when their commands are sent again, and of the uncordons that are under way. For whoever compares two coordinators, as an
+    /// exhaustive search does.
     pub fn knowledge(&self) -> impl core::fmt::Debug + '_ {
         let steps: Vec<_> = self.live.iter().map(|(step, live)| (step, live.decides())).collect();
         (&self.seen, &self.kube, steps, &self.mending, &self.told.slot_waits, self.hearing)

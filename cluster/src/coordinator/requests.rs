@@ -161,8 +161,9 @@ impl Coordinator {
                 let holder = self.slots_full(wanted.node).map_or("others", NodeName::as_str);
                 Text::<120>::format(format_args!("{SLOT_HELD} (it waits for the slot of {holder} all the same)"))
             }
-            Err(refusal) => Text::cut(refusal.code),
-            Ok(_) => Text::new(),
+            Err(refusal) if refusal.status == ResponseStatus::Refused => Text::cut(refusal.code),
+            // nothing that force has to do with
+            Err(_) | Ok(_) => Text::new(),
         };
         let loses = |step: &PlannedStep| step.kind == StepKind::Snapshot && step.weight == Weight::BestEffort;
         let snapshot = if plan.iter().any(loses) { "a snapshot that fails" } else { "" };

@@ -85,7 +85,7 @@ pub(crate) struct Pi {
     pub(crate) system_stops: Option<PowerGoal>,
     /// What an oracle of direct requests knows of it.
     pub(crate) hears: crate::direct::Hears,
-    /// Its button was held for a reset, in this start of its agent.
+    /// Its button was held for a reset once: the wish may outlive its agent, so it is never taken back.
     pub(crate) wants_reset: bool,
     /// systemd was asked to shut down.
     handed_over: bool,

@@ -5,6 +5,20 @@ use super::*;
 /// A node says every ten seconds that it is there; one of its words may be lost, and the next be late.
 const HEARD_WITHIN_MS: u64 = 25_000;
 
+/// Whether that is work that goes round the crew and may take down only as many as may be away. The check's own list: the cores' is
+/// under test.
+fn rolls(kind: OperationKind) -> bool {
+    matches!(
+        kind,
+        OperationKind::Reboot
+            | OperationKind::Upgrade
+            | OperationKind::NodeReboot
+            | OperationKind::NodeDrain
+            | OperationKind::NodeLeave
+            | OperationKind::NodeShutdown
+    )
+}
+
 impl World {
     pub(super) fn check(&mut self) {
         let back = self.rolling_down.iter().filter(|(node, boots)| self.is_back(node, **boots));
@@ -57,15 +71,7 @@ impl World {
     pub(super) fn keeps_away(&mut self, report: &OperationNode) {
         let Some(since) = self.busy.get(&report.node).copied() else { return };
         let Some(summary) = self.summaries.get(report.id.as_str()) else { return };
-        let rolling = matches!(
-            summary.kind,
-            OperationKind::Reboot
-                | OperationKind::Upgrade
-                | OperationKind::NodeReboot
-                | OperationKind::NodeDrain
-                | OperationKind::NodeLeave
-                | OperationKind::NodeShutdown
-        );
+        let rolling = rolls(summary.kind);
         let ordered = rolling && summary.requested_by.as_str().starts_with("user:");
         // what a coordinator says first of all, the one before it may have begun, who died before it could say so
         let decided = if self.now == self.coordinator_began { self.coordinator_ended } else { self.now };
@@ -186,17 +192,7 @@ impl World {
         for id in self.exclusive.clone() {
             begins |= *self.cordons_begun.entry((id, node.clone())).or_insert(turn) == turn;
         }
-        let rolls = kinds.iter().any(|kind| {
-            matches!(
-                kind,
-                OperationKind::Reboot
-                    | OperationKind::Upgrade
-                    | OperationKind::NodeReboot
-                    | OperationKind::NodeDrain
-                    | OperationKind::NodeLeave
-                    | OperationKind::NodeShutdown
-            )
-        });
+        let rolls = kinds.iter().copied().any(rolls);
         // nor does what is closed already: its coordinator may have died before the wire could say whose work that is
         let closed = self.kube.nodes.get(node).is_some_and(|object| object.cordoned);
         if pressed || !rolls || !begins || closed {
