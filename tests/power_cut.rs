@@ -1,19 +1,26 @@
 //! The power goes at each single change that the store makes on any card of a crew of three, and the disk has all of it,
 //! torn files, or nothing of what was not synced: a rebuild, a rolling reboot, a join and a leave come to their right end all
 //! the same. The cores, the codec and the store are the real ones; the crew is the simulator's.
+//!
+//! And whole seeds of the simulator, with all their faults, on real stores: they come out as on the cards in memory that it
+//! plays in bulk, so what those do at a cut is what the store does.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use beehive::store::{Fate, MemoryDisk, Store};
 use beehive_cluster::coordinator::CoordinatorRecord;
 use beehive_cluster::node::NodeRecord;
-use beehive_sim::{Card, Saved, Scene, scene};
+use beehive_sim::{Card, Cut, Cuts, Left, Options, Saved, Scene, Trace, run, run_on, scene};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Under an emulated processor everything takes twenty times as long.
 const PART: usize = if cfg!(target_arch = "arm") { 10 } else { 1 };
+
+/// How many whole seeds are played.
+const SEEDS: u64 = 20;
 
 /// A real store on a disk that forgets.
 struct StoreCard {
@@ -53,6 +60,15 @@ impl Card for StoreCard {
 
     fn load_coordinator(&mut self) -> CoordinatorRecord {
         self.store.load("coordinator").unwrap().unwrap_or_default()
+    }
+
+    fn cut_the_next_save(&mut self, cut: Cut) {
+        let fate = match cut.left {
+            Left::Everything => Fate::Clean,
+            Left::Torn => Fate::Torn,
+            Left::Nothing => Fate::Lost,
+        };
+        self.disk.cut_at(self.disk.changes() + cut.change, fate);
     }
 
     fn power_goes(&mut self) {
@@ -119,4 +135,24 @@ fn a_join_survives_a_power_cut_at_every_write() {
 #[test]
 fn a_leave_survives_a_power_cut_at_every_write() {
     cut_at_every_write(Scene::Leave, [6, 4, 0]);
+}
+
+/// Every save of a whole crew goes through the real store, and the power goes in many of them, at each of the four changes,
+/// with everything, torn files or nothing left: one torn file after the other, and each start reads what the last cut left.
+#[test]
+fn whole_seeds_come_out_on_the_real_store_as_they_do_in_bulk() {
+    let options = Options { events: 2_000, trace: Trace::On, cuts: Cuts::Often, ..Options::default() };
+    let mut cuts = BTreeMap::new();
+    for seed in (9_000..9_000 + SEEDS).step_by(PART) {
+        let bulk = run(seed, &options).unwrap_or_else(|violation| panic!("seed {seed}: {}", violation.why));
+        let card = || Box::new(StoreCard::new(&Arc::new(MemoryDisk::new()), Fate::Lost)) as Box<dyn Card>;
+        let stored = run_on(seed, &options, &card).unwrap_or_else(|why| panic!("seed {seed} on real stores: {why}"));
+        assert_eq!(stored, bulk, "seed {seed}");
+        for (place, times) in stored.reached.iter().filter(|(place, _)| place.ends_with("write")) {
+            *cuts.entry(place).or_insert(0) += times;
+        }
+    }
+    println!("{cuts:?}");
+    assert_eq!(cuts.len(), 3, "{cuts:?}");
+    assert!(cuts.values().all(|times| *times >= SEEDS / PART as u64), "at least one a seed of each kind: {cuts:?}");
 }

@@ -64,6 +64,9 @@ impl Coordinator {
                 self.record.release(node);
                 if *node == self.config.master {
                     self.record.cluster = None;
+                    // they went with their cluster, and no API server is left to say so
+                    self.record.cordons.clear();
+                    self.record.slots.clear();
                 }
             }
             StepKind::DeleteNode => self.record.forget_cordon(node),
@@ -77,7 +80,15 @@ impl Coordinator {
                         Opens::Yes => self.note_scheduling(node, Scheduling::Open),
                         Opens::No(_) => {}
                     }
-                    self.record.release(node);
+                    // somebody pressed its button meanwhile: it goes down, and its slot is that press'
+                    let since = self.record.operations.iter().skip_while(|held| held.id != *id);
+                    let pressed =
+                        since.into_iter().any(|held| held.scope == Scope::Local && held.node.as_ref() == Some(node));
+                    if pressed {
+                        self.record.forget_cordon(node);
+                    } else {
+                        self.record.release(node);
+                    }
                 } else if ours {
                     if self.record.cordon_of(node).is_some() {
                         self.note_scheduling(node, Scheduling::Open);

@@ -151,6 +151,7 @@ impl NodeCore {
             boot: self.config.boot.clone(),
             cluster: None,
             version: None,
+            operation: None,
         });
         self.expires = None;
         self.settle(&request.id, verb, CommandStatus::InProgress, &Text::cut("stopping"), &Text::new(), actions);

@@ -290,6 +290,14 @@ pub enum Action {
     NewSession,
 }
 
+/// A command for the engine that is new and may run.
+struct Taken {
+    id: CommandId,
+    verb: VerbName,
+    operation: Option<OperationId>,
+    expires_ms: u64,
+}
+
 /// A press that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attention {
@@ -747,6 +755,7 @@ impl NodeCore {
         self.record.term = command.term;
         // nobody else could name this session
         self.silence = Silence::begin(now);
+        self.sees_its_own_leave(command.operation.as_ref());
         // what this Pi's own button asked for is no stranger's wish
         let own_wish = command.operation.is_some() && command.operation == self.record.leaving;
         let entry = Remembered {
@@ -774,43 +783,45 @@ impl NodeCore {
             self.refuse(&command, "insecure-wire", Text::cut("the wire is neither signed nor encrypted"), actions);
             return;
         }
+        let taken =
+            Taken { id: command.id.clone(), verb: name, operation: command.operation, expires_ms: command.expires_ms };
         match command.verb {
             Verb::Answer { request, answer } => {
                 let (code, reason) = self.answer(now, &request, answer, actions);
-                self.settle(&command.id, name, CommandStatus::Succeeded, &code, &reason, actions);
+                self.settle(&taken.id, name, CommandStatus::Succeeded, &code, &reason, actions);
             }
             Verb::Identify { seconds } => {
                 actions.push(Action::Identify { seconds });
-                self.settle(&command.id, name, CommandStatus::Succeeded, &Text::cut("done"), &Text::new(), actions);
+                self.settle(&taken.id, name, CommandStatus::Succeeded, &Text::cut("done"), &Text::new(), actions);
             }
-            Verb::Reboot => self.power_command(now, &command.id, name, PowerGoal::Reboot, actions),
-            Verb::PowerOff => self.power_command(now, &command.id, name, PowerGoal::PowerOff, actions),
+            Verb::Reboot => self.power_command(now, &taken.id, name, PowerGoal::Reboot, actions),
+            Verb::PowerOff => self.power_command(now, &taken.id, name, PowerGoal::PowerOff, actions),
             Verb::Initialise { cluster, version } => {
                 let wanted = Some(cluster.clone());
                 let task = EngineTask::Initialise { cluster, version };
-                self.engine_command(now, &command.id, name, command.expires_ms, wanted, task, actions);
+                self.engine_command(now, &taken, wanted, task, actions);
             }
             Verb::Join { cluster, server, version, credential } => {
                 let wanted = Some(cluster.clone());
-                let (id, operation) = (command.id.clone(), command.operation.clone());
-                let task = EngineTask::Join { cluster, server, version, credential, command: id, operation };
-                self.engine_command(now, &command.id, name, command.expires_ms, wanted, task, actions);
+                let (command, operation) = (taken.id.clone(), taken.operation.clone());
+                let task = EngineTask::Join { cluster, server, version, credential, command, operation };
+                self.engine_command(now, &taken, wanted, task, actions);
             }
             Verb::Stop => {
-                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Stop, actions);
+                self.engine_command(now, &taken, None, EngineTask::Stop, actions);
             }
             Verb::Reset => {
-                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Reset, actions);
+                self.engine_command(now, &taken, None, EngineTask::Reset, actions);
             }
             Verb::Snapshot => {
-                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::Snapshot, actions);
+                self.engine_command(now, &taken, None, EngineTask::Snapshot, actions);
             }
             Verb::AddOns => {
-                self.engine_command(now, &command.id, name, command.expires_ms, None, EngineTask::AddOns, actions);
+                self.engine_command(now, &taken, None, EngineTask::AddOns, actions);
             }
             Verb::Upgrade { version } => {
                 let task = EngineTask::Upgrade { version };
-                self.engine_command(now, &command.id, name, command.expires_ms, None, task, actions);
+                self.engine_command(now, &taken, None, task, actions);
             }
         }
     }
@@ -841,17 +852,15 @@ impl NodeCore {
         })
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one command
     fn engine_command(
         &mut self,
         now: Instant,
-        id: &CommandId,
-        verb: VerbName,
-        expires_ms: u64,
+        command: &Taken,
         cluster: Option<ClusterId>,
         task: EngineTask,
         actions: &mut Vec<Action>,
     ) {
+        let (id, verb, expires_ms) = (&command.id, command.verb, command.expires_ms);
         if let Some(reason) = self.busy() {
             self.settle(id, verb, CommandStatus::Rejected, &Text::cut("busy"), &reason, actions);
             return;
@@ -879,7 +888,8 @@ impl NodeCore {
             | EngineTask::Snapshot
             | EngineTask::AddOns => None,
         };
-        self.record.running = Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster, version });
+        let (boot, operation) = (self.config.boot.clone(), command.operation.clone());
+        self.record.running = Some(Started { id: id.clone(), verb, boot, cluster, version, operation });
         self.expires = Some(now.plus_ms(expires_ms));
         self.settle(id, verb, CommandStatus::Accepted, &Text::cut("accepted"), &Text::new(), actions);
         self.start_work(Work::Command, task, expires_ms, actions);
@@ -934,8 +944,14 @@ impl NodeCore {
                 }
             }
         }
-        self.record.running =
-            Some(Started { id: id.clone(), verb, boot: self.config.boot.clone(), cluster: None, version: None });
+        self.record.running = Some(Started {
+            id: id.clone(),
+            verb,
+            boot: self.config.boot.clone(),
+            cluster: None,
+            version: None,
+            operation: None,
+        });
         self.expires = None;
         self.settle(id, verb, CommandStatus::InProgress, &Text::cut("stopping"), &Text::new(), actions);
         actions.push(Action::Power {
@@ -1022,6 +1038,8 @@ impl NodeCore {
             EngineOutcome::Done { .. } => Ended::Well,
             EngineOutcome::Failed { .. } => Ended::Badly,
         };
+        let of = self.record.running.as_ref().and_then(|started| started.operation.as_ref());
+        let own_leave = work == Work::Command && of.is_some() && of == self.record.leaving.as_ref();
         match (work, outcome) {
             (Work::Command, EngineOutcome::Done { code, detail }) => {
                 self.end_running(CommandStatus::Succeeded, &code, &detail, actions);
@@ -1044,6 +1062,10 @@ impl NodeCore {
             }
         }
         self.after_work(now, verb, ended);
+        // a button held once more meanwhile asked for no more than this; what is brought in later is not to leave for that
+        if own_leave && self.record.lifecycle == Lifecycle::Blank {
+            self.pending = self.pending.take().filter(|pending| pending.purpose != Purpose::Leave);
+        }
         self.start_again(now, actions);
     }
 
@@ -1302,7 +1324,8 @@ impl NodeCore {
         };
         match purpose {
             Purpose::Power => {}
-            Purpose::Leave => self.record.leaving = Some(id.clone().into()),
+            // a second press while the first one's leave may be under way asks for the next one
+            Purpose::Leave => _ = self.record.leaving.get_or_insert_with(|| id.clone().into()),
         }
         let request = NodeRequest {
             id,
@@ -1323,6 +1346,17 @@ impl NodeCore {
         });
     }
 
+    /// A command of the leave that this node waits for: the coordinator has taken it over, though the word of that was lost.
+    fn sees_its_own_leave(&mut self, operation: Option<&OperationId>) {
+        let waits = |pending: &Pending| {
+            pending.purpose == Purpose::Leave && operation.is_some_and(|id| *id == pending.request.id.clone().into())
+        };
+        if self.pending.as_ref().is_some_and(waits) {
+            self.record.leaving = operation.cloned();
+            self.pending = None;
+        }
+    }
+
     fn answer(
         &mut self,
         now: Instant,
@@ -1341,7 +1375,10 @@ impl NodeCore {
                 pending.until = now.plus_ms(LEAVE_DEADLINE_MS);
             }
             // the coordinator has taken the leave over and sends commands
-            (Answer::Go | Answer::GoUndrained, Purpose::Leave) => self.pending = None,
+            (Answer::Go | Answer::GoUndrained, Purpose::Leave) => {
+                self.record.leaving = Some(request.clone().into());
+                self.pending = None;
+            }
             (Answer::Go | Answer::GoUndrained, Purpose::Power) => {
                 self.pending = None;
                 actions.push(Action::Prepared);

@@ -51,6 +51,9 @@ pub struct Started {
     /// The version that its engine has once it has succeeded.
     #[serde(default)]
     pub version: Option<Text<32>>,
+    /// The operation that it is a step of.
+    #[serde(default)]
+    pub operation: Option<OperationId>,
 }
 
 /// How far a shutdown was when it was last stored.

@@ -613,6 +613,55 @@ fn a_member_asks_to_leave_and_waits_as_long_as_the_coordinator_says_so() {
     assert_eq!(due(&core), None, "the coordinator sends commands now");
 }
 
+/// The button was held once more while the coordinator worked on the first wish. Once that is done nothing is left to wish for:
+/// the node may be brought in again, and is not to leave then.
+#[test]
+fn a_second_wish_to_leave_goes_with_the_first_ones_reset() {
+    let mut core = node(member());
+    core.config.destruction = Destruction::RefusedInsecureWire;
+    let first = requests(&core.step(now(0), Event::Press(Press::Reset)))[0].id.clone();
+    core.step(now(1), answer(&first, Answer::Go, "a-go"));
+    let second = requests(&core.step(now(2), Event::Press(Press::Reset)))[0].id.clone();
+    core.step(now(3), answer(&second, Answer::Wait, "a-wait"));
+    let reset = core.step(now(4), command_of("c-1", 1, Some(first.as_str()), Verb::Reset));
+    assert_eq!(tasks(&reset), 1, "it is still what the button asked for: {reset:?}");
+    let event = done(&core, blank());
+    core.step(now(5), event);
+    assert_eq!((core.lifecycle(), due(&core)), (Lifecycle::Blank, None));
+}
+
+/// What an operator does to the node is not what was wished for: a rebuild brings it in again, and then it leaves.
+#[test]
+fn a_wish_to_leave_outlives_a_reset_for_something_else() {
+    let mut core = node(member());
+    let wish = requests(&core.step(now(0), Event::Press(Press::Reset)))[0].id.clone();
+    core.step(now(1), answer(&wish, Answer::Wait, "a-wait"));
+    core.step(now(2), command_of("c-1", 1, Some("r-1"), Verb::Reset));
+    let event = done(&core, blank());
+    core.step(now(3), event);
+    core.step(now(4), command_of("c-2", 1, Some("r-1"), join()));
+    let event = done(&core, member());
+    core.step(now(5), event);
+    let again = core.step(now(6_000), Event::Tick);
+    assert_eq!(requests(&again)[0].id, wish);
+}
+
+/// The word that the coordinator has taken a leave over was lost; its commands say so too.
+#[test]
+fn a_leave_whose_answer_was_lost_is_known_by_its_first_command() {
+    let mut core = node(member());
+    core.config.destruction = Destruction::RefusedInsecureWire;
+    let failed_before = requests(&core.step(now(0), Event::Press(Press::Reset)))[0].id.clone();
+    core.step(now(1), answer(&failed_before, Answer::Go, "a-go"));
+    let wish = requests(&core.step(now(2), Event::Press(Press::Reset)))[0].id.clone();
+    let stop = core.step(now(3), command_of("c-1", 1, Some(wish.as_str()), Verb::Stop));
+    assert_eq!((tasks(&stop), due(&core)), (1, Some(now(60_003))), "it asks no more");
+    let event = done(&core, engine(Some("c1"), EngineRun::Stopped));
+    core.step(now(4), event);
+    let reset = core.step(now(5), command_of("c-2", 1, Some(wish.as_str()), Verb::Reset));
+    assert_eq!(tasks(&reset), 1, "{reset:?}");
+}
+
 #[test]
 fn a_leave_that_nobody_answers_is_done_alone() {
     let mut core = node(member());

@@ -1,6 +1,6 @@
 //! Operation after operation, each in a storm of its own, and what must have come of each.
 
-use crate::card::Card;
+use crate::card::{Card, MemoryCard};
 use crate::reached::Reached;
 use crate::sign::Signing;
 use crate::world::{Faults, Kept, Programs, Random, Setup, Traced, World, name};
@@ -36,12 +36,26 @@ pub struct Options {
     pub mask: u32,
     /// Whether a hash over every delivered byte and every action is kept.
     pub trace: Trace,
+    /// How often the power goes in the middle of a save.
+    #[serde(default)]
+    pub cuts: Cuts,
+}
+
+/// How often the power goes in the middle of a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cuts {
+    /// As the seed says: at most at fifteen of a thousand, while there is a storm.
+    #[default]
+    BySeed,
+    /// At one of twenty, while there is a storm.
+    Often,
 }
 
 impl Default for Options {
     /// Five thousand events, signatures by hash, every fault, no trace.
     fn default() -> Self {
-        Self { events: 5_000, signing: Signing::Hashed, mask: u32::MAX, trace: Trace::Off }
+        Self { events: 5_000, signing: Signing::Hashed, mask: u32::MAX, trace: Trace::Off, cuts: Cuts::BySeed }
     }
 }
 
@@ -125,18 +139,38 @@ pub fn watch(seed: u64, options: &Options, line: impl FnMut(&str) + 'static) -> 
     play(seed, options, Some(Box::new(line)))
 }
 
+/// Plays one seed on cards of the caller's choice, one for each Pi. What comes of it must be what comes of it on the
+/// simulator's own.
+///
+/// # Errors
+/// The rule that it broke.
+pub fn run_on(seed: u64, options: &Options, card: &dyn Fn() -> Box<dyn Card>) -> Result<Report, String> {
+    play_on(seed, options, None, card)
+}
+
 fn play(seed: u64, options: &Options, watch: Option<crate::world::Watch>) -> Result<Report, String> {
+    play_on(seed, options, watch, &|| Box::<MemoryCard>::default())
+}
+
+fn play_on(
+    seed: u64,
+    options: &Options,
+    watch: Option<crate::world::Watch>,
+    card: &dyn Fn() -> Box<dyn Card>,
+) -> Result<Report, String> {
     let playing = AssertUnwindSafe(|| {
         let mut random = Random::new(seed ^ 0x0be3_411e);
         let nodes = crew_size(seed, &mut random);
         let setup = Setup {
             signing: options.signing,
             mask: options.mask,
+            cuts: options.cuts,
             traced: match options.trace {
                 Trace::On => Traced::Yes,
                 Trace::Off => Traced::No,
             },
             watch,
+            cards: (0..nodes).map(|_| card()).collect(),
             programs: programs(seed),
             ..Setup::plain(seed, nodes)
         };
@@ -714,13 +748,18 @@ fn bring_home(world: &mut World) {
             }
         }
         let limit_ms = SETTLES_MS + EACH_MS * world.pis.len() as u64;
+        let patient_until = world.now + SETTLES_MS;
+        // whoever reads that it waits for a slot whose holder does not come calls it off in the end
+        let in_vain = |world: &World| world.now >= patient_until && !world.waits_for_slot.is_empty();
         world.run_until("no operation runs", limit_ms, |world| {
             // an ordered shutdown that ran on took it down again
             world.switch_on();
-            world.exclusive.is_empty() && world.pis.iter().all(|pi| pi.on && pi.core.is_some())
+            let all_on = world.pis.iter().all(|pi| pi.on && pi.core.is_some());
+            all_on && (world.exclusive.is_empty() || in_vain(world))
         });
+        let in_vain = in_vain(world);
         world.run_for(90_000);
-        if world.is_paused() {
+        if world.is_paused() || in_vain {
             let abort = world.ask(Ask::Abort, Mode::Execute);
             world.answer(&abort);
             world.run_for(5_000);

@@ -36,8 +36,8 @@ pub mod shrink;
 mod sign;
 mod world;
 
-pub use campaign::{Options, Report, Scene, Trace, Violation, run, scene, watch};
-pub use card::{Card, Saved};
+pub use campaign::{Cuts, Options, Report, Scene, Trace, Violation, run, run_on, scene, watch};
+pub use card::{Card, Cut, Left, Saved};
 pub use reached::Reached;
 pub use sign::Signing;
 

@@ -85,7 +85,7 @@ pub(crate) struct Pi {
     pub(crate) system_stops: Option<PowerGoal>,
     /// What an oracle of direct requests knows of it.
     pub(crate) hears: crate::direct::Hears,
-    /// Its button was held for a reset once: the wish may outlive its agent, so it is never taken back.
+    /// Its button was held for a reset, and none has begun for that since. The wish goes with the agent that has it.
     pub(crate) wants_reset: bool,
     /// systemd was asked to shut down.
     handed_over: bool,
@@ -249,6 +249,7 @@ impl World {
             return;
         }
         pi.core = None;
+        pi.wants_reset = false;
         pi.life += 1;
         // what the engine was doing dies with it, or goes on unseen
         if !finishes {
@@ -300,6 +301,7 @@ impl World {
         pi.running = false;
         pi.registers = false;
         pi.core = None;
+        pi.wants_reset = false;
         pi.life += 1;
         pi.job += 1;
         pi.timer += 1;
@@ -419,7 +421,7 @@ impl World {
             }
             let name = self.pis[index].name.clone();
             match action {
-                Action::Store(record) => match self.writes(|world| world.cards[index].save_node(&record)) {
+                Action::Store(record) => match self.writes(index, |card| card.save_node(&record)) {
                     Saved::Yes => {
                         self.pis[index].stored = *record;
                         self.card_has_it(index);
@@ -621,7 +623,13 @@ impl World {
             // what the power sequence had stopped runs again
             EngineTask::Start => true,
             // somebody stood at its button, and no coordinator answered
-            EngineTask::Reset => self.pis[index].wants_reset,
+            EngineTask::Reset => {
+                // one for an operation is not what was wished for, unless it is the wish's own and comes off
+                let pi = &mut self.pis[index];
+                let wanted = pi.wants_reset;
+                pi.wants_reset &= pi.stored.running.is_some();
+                wanted
+            }
             EngineTask::Initialise { .. }
             | EngineTask::Join { .. }
             | EngineTask::Stop
@@ -813,8 +821,11 @@ impl World {
                 done("done")
             }
             EngineTask::Reset => {
-                self.pis[index].kept = Kept::Blank;
-                self.pis[index].running = false;
+                let pi = &mut self.pis[index];
+                pi.kept = Kept::Blank;
+                pi.running = false;
+                let of = pi.stored.running.as_ref().map(|started| started.id.as_str());
+                pi.wants_reset &= !of.is_some_and(|id| id.starts_with("n-"));
                 if index == 0 {
                     self.kube.cluster = None;
                     self.kube.nodes.clear();

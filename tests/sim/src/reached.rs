@@ -123,7 +123,7 @@ pub const EXPECTED: &[&str] = &[
     "fault: loss",
     "fault: lost write",
     "fault: partition",
-    "fault: power cut after a write",
+    "fault: power cut in a write",
     "fault: power cut",
     "fault: replay",
     "fault: set back",

@@ -281,6 +281,49 @@ fn a_node_that_is_being_emptied_is_not_opened() {
     assert!(desk.is_cordoned("a"));
 }
 
+/// An operator's uncordon was under way when the button was pressed: its end does not free the slot of who goes down.
+#[test]
+fn an_uncordon_that_ends_leaves_the_slot_to_a_button_pressed_meanwhile() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("a"));
+    desk.settle();
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("a")).status, ResponseStatus::Started);
+    desk.press("a", Want::Reboot);
+    desk.settle();
+    // its cordon waits until the uncordon cannot undo it
+    desk.pass(2_000);
+    desk.settle();
+    assert!(desk.is_cordoned("a"));
+    assert_eq!(desk.stored.slots, [name("a")]);
+    desk.hands_over("a");
+    desk.dies("a");
+    assert_eq!(desk.run(OperationKind::NodeReboot, Some("b")).code.as_str(), "slot-held");
+    desk.boots("a");
+    desk.ready("a");
+    desk.settle();
+    assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
+}
+
+/// A cluster that is gone takes its cordons and slots with it at once, those of an operation that still runs too.
+#[test]
+fn cordons_and_slots_go_with_their_cluster() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.deaf.extend([name("a"), name("m")]);
+    assert_eq!(desk.run(OperationKind::Reset, None).status, ResponseStatus::Started);
+    desk.settle();
+    // its reset is given up, and the master's turn comes
+    desk.pass(200_000);
+    desk.press("a", Want::PowerOff);
+    desk.settle();
+    assert_eq!((desk.stored.cordons.len(), desk.stored.slots.len()), (1, 1), "{:?}", desk.states());
+    desk.deaf.remove(&name("m"));
+    desk.pass(2_000);
+    desk.settle();
+    assert!(desk.stored.cluster.is_none(), "{:?}", desk.states());
+    assert!(desk.stored.operations.iter().any(|held| held.scope == Scope::Local && held.is_active()));
+    assert_eq!((desk.stored.cordons.len(), desk.stored.slots.len()), (0, 0));
+}
+
 /// What waits for a slot must not keep an operator from freeing it.
 #[test]
 fn a_slot_is_freed_beside_what_waits_for_it() {

@@ -107,7 +107,7 @@ impl World {
             }
             match action {
                 coordinator::Action::Store(record) => {
-                    match self.writes(|world| world.cards[0].save_coordinator(&record)) {
+                    match self.writes(0, |card| card.save_coordinator(&record)) {
                         Saved::Yes => {
                             self.record = *record;
                             self.sees_what_is_resumed();
@@ -184,6 +184,7 @@ impl World {
                 }
                 coordinator::Action::OperationNode(report) => {
                     self.sees_order(&report);
+                    self.reads(&report);
                     for step in &report.steps {
                         self.reached.note("step", step.step.as_str());
                         self.reached.note("step state", step.state.as_str());
@@ -205,6 +206,10 @@ impl World {
                     if let Topic::Operation(id) = &topic {
                         self.summaries.remove(id.as_str());
                     }
+                    if let Topic::OperationNode(id, node) = &topic {
+                        self.steps_failed.remove(&(id.as_str().to_owned(), node.clone()));
+                        self.waits_for_slot.remove(&(id.as_str().to_owned(), node.clone()));
+                    }
                     self.retained.remove(topic.name(&broker::crew()).as_str());
                 }
                 coordinator::Action::Tell(event) => {
@@ -221,6 +226,22 @@ impl World {
         }
     }
 
+    /// What an operator reads of a node in an operation.
+    fn reads(&mut self, report: &OperationNode) {
+        let key = (report.id.as_str().to_owned(), report.node.clone());
+        let waits = ["waits for a slot", "waits for its return"];
+        if waits.iter().any(|words| report.reason.as_str().starts_with(words)) {
+            self.waits_for_slot.insert(key.clone());
+        } else {
+            self.waits_for_slot.remove(&key);
+        }
+        if report.steps.iter().any(|step| step.state == StepState::Failed) {
+            self.steps_failed.insert(key);
+        } else {
+            self.steps_failed.remove(&key);
+        }
+    }
+
     /// A coordinator does much at its start, and the more the larger its crew. One that dies at it again and again would never
     /// answer anybody, so in the end it lives for a while.
     pub(super) fn may_die(&mut self) -> bool {
@@ -232,23 +253,21 @@ impl World {
     }
 
     /// A write to a card, which may fail, or be cut off by the power's end.
-    pub(crate) fn writes(&mut self, save: impl FnOnce(&mut Self) -> Saved) -> Saved {
+    pub(crate) fn writes(&mut self, index: usize, save: impl FnOnce(&mut dyn Card) -> Saved) -> Saved {
         if self.random.hits(self.faults.store) {
             self.fault("store fails");
             return Saved::No;
         }
         if self.random.hits(self.faults.torn) {
-            match self.random.below(3) {
-                0 => {
-                    self.fault("power cut after a write");
-                    let _ = save(self);
-                }
-                1 => self.fault("torn write"),
-                _ => self.fault("lost write"),
-            }
-            return Saved::PowerGone;
+            let cut = Cut::by_number(self.random.below(Cut::COUNT));
+            self.fault(match cut.left {
+                Left::Everything => "power cut in a write",
+                Left::Torn => "torn write",
+                Left::Nothing => "lost write",
+            });
+            self.cards[index].cut_the_next_save(cut);
         }
-        save(self)
+        save(&mut *self.cards[index])
     }
 
     /// What the coordinator writes to everybody in.

@@ -18,7 +18,8 @@ mod people;
 pub(crate) use faults::{FAULTS, Faults, Random};
 
 use crate::broker;
-use crate::card::{Card, MemoryCard, Saved};
+use crate::campaign::Cuts;
+use crate::card::{Card, Cut, Left, MemoryCard, Saved};
 use crate::reached::Reached;
 use crate::sign::{self, Fnv, Keys, Signing};
 use beehive_cluster::blockers::{Blockers, Facts, Label, Pod, PodSelector, Said, Shown};
@@ -100,6 +101,7 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     pub(crate) signing: Signing,
     pub(crate) mask: u32,
+    pub(crate) cuts: Cuts,
     pub(crate) traced: Traced,
     pub(crate) cards: Vec<Box<dyn Card>>,
     pub(crate) watch: Option<Watch>,
@@ -130,6 +132,7 @@ impl Setup {
             nodes,
             signing: Signing::Hashed,
             mask: u32::MAX,
+            cuts: Cuts::BySeed,
             traced: Traced::No,
             cards: memory_cards(nodes),
             watch: None,
@@ -171,6 +174,7 @@ pub(crate) struct World {
     pub(crate) trace: Option<Fnv>,
     /// The kinds of faults that are allowed.
     pub(crate) mask: u32,
+    cuts: Cuts,
     acts_left: u32,
     programs: Programs,
     /// The version in which the console asked last.
@@ -207,6 +211,10 @@ pub(crate) struct World {
     pub(crate) of_shutdown: BTreeSet<NodeName>,
     /// To which nodes a reset was sent, for which operation.
     pub(crate) resets: BTreeSet<(String, NodeName)>,
+    /// Where the wire says that a step has failed, by operation and node.
+    pub(crate) steps_failed: BTreeSet<(String, NodeName)>,
+    /// Where it says that a node's turn waits for a slot.
+    pub(crate) waits_for_slot: BTreeSet<(String, NodeName)>,
     /// Exclusive operations that the wire shows as running.
     pub(crate) exclusive: BTreeSet<String>,
     /// What each operation is, as the wire says.
@@ -291,7 +299,7 @@ pub(crate) fn user() -> UserName {
 impl World {
     /// A crew whose Pis are on and in no cluster.
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { seed, nodes, signing, mask, traced, cards, watch, programs } = setup;
+        let Setup { seed, nodes, signing, mask, cuts, traced, cards, watch, programs } = setup;
         let mut world = Self {
             now: 1_000,
             random: Random::new(seed),
@@ -312,6 +320,7 @@ impl World {
             archive: Vec::new(),
             trace: (traced == Traced::Yes).then(Fnv::new),
             mask,
+            cuts,
             acts_left: 0,
             programs,
             asked_in: ProtocolVersion::BEFORE,
@@ -332,6 +341,8 @@ impl World {
             turns: 0,
             of_shutdown: BTreeSet::new(),
             resets: BTreeSet::new(),
+            steps_failed: BTreeSet::new(),
+            waits_for_slot: BTreeSet::new(),
             exclusive: BTreeSet::new(),
             kinds: BTreeMap::new(),
             shown: None,
@@ -385,6 +396,9 @@ impl World {
     /// From now on things go wrong.
     pub(crate) fn storm(&mut self, faults: Faults) {
         self.faults = faults.masked(self.mask);
+        if self.cuts == Cuts::Often {
+            self.faults.torn = 50;
+        }
         if self.programs == Programs::Current {
             self.faults.programs = 0;
         }

@@ -222,7 +222,10 @@ impl World {
 
     /// Whether the last operation says of a node that it did not come off there.
     pub(crate) fn reported_lost(&self, node: &NodeName) -> bool {
-        self.summaries.values().any(|summary| summary.failures.iter().any(|failure| failure.node == *node))
+        // a summary names a few; each node's own topic tells the rest
+        let in_summary =
+            || self.summaries.values().flat_map(|summary| &summary.failures).any(|held| held.node == *node);
+        self.steps_failed.iter().any(|(_, held)| held == node) || in_summary()
     }
 
     /// Whether the coordinator was shown that a node is cordoned.

@@ -113,7 +113,8 @@ impl World {
         );
         self.note(|| format!("{name} pressed: {press:?}"));
         if press == Press::Reset {
-            self.pis[index].wants_reset = true;
+            let pi = &mut self.pis[index];
+            pi.wants_reset = pi.core.is_some();
         }
         self.node(index, beehive_cluster::node::Event::ButtonDown);
         self.node(index, beehive_cluster::node::Event::Press(press));
