@@ -14,6 +14,8 @@ pub(crate) struct Orders {
     resets: BTreeMap<String, (String, NodeName)>,
     /// In which boot each node was told to go off, by operation.
     told_off: BTreeMap<(String, NodeName), u32>,
+    /// Nodes that were off when the wire said so: who is on again was switched on by somebody since.
+    was_off: BTreeSet<(String, NodeName)>,
     /// Nodes that an operation has given up, as the wire says.
     given_up: BTreeSet<(String, NodeName)>,
     /// What the master was told since the last event.
@@ -141,6 +143,11 @@ impl World {
                 StepKind::PowerOff if given_up => {
                     self.orders.given_up.insert(of.clone());
                 }
+                StepKind::PowerOff if step.state == StepState::Done => {
+                    if self.pis.iter().any(|pi| pi.name == report.node && !pi.on) {
+                        self.orders.was_off.insert(of.clone());
+                    }
+                }
                 _ => {}
             }
         }
@@ -162,7 +169,8 @@ impl World {
                         Told::ToGoOff => {
                             let same_boot = self.orders.told_off.get(&of).is_none_or(|boots| *boots == pi.boots);
                             let goes = matches!(pi.phase, PowerPhase::HandingOver | PowerPhase::Halted);
-                            same_boot && !goes && !self.orders.given_up.contains(&of)
+                            let settled = self.orders.given_up.contains(&of) || self.orders.was_off.contains(&of);
+                            same_boot && !goes && !settled
                         }
                     }
             });
