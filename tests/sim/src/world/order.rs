@@ -134,6 +134,7 @@ impl World {
     /// The wire says how far an operation is on a node.
     pub(super) fn sees_order(&mut self, report: &OperationNode) {
         let of = (report.id.as_str().to_owned(), report.node.clone());
+        let is_off = self.pis.iter().any(|pi| pi.name == report.node && !pi.on);
         for step in &report.steps {
             let given_up = matches!(step.state, StepState::Failed | StepState::Skipped);
             match step.step {
@@ -143,10 +144,8 @@ impl World {
                 StepKind::PowerOff if given_up => {
                     self.orders.given_up.insert(of.clone());
                 }
-                StepKind::PowerOff if step.state == StepState::Done => {
-                    if self.pis.iter().any(|pi| pi.name == report.node && !pi.on) {
-                        self.orders.was_off.insert(of.clone());
-                    }
+                StepKind::PowerOff if step.state == StepState::Done && is_off => {
+                    self.orders.was_off.insert(of.clone());
                 }
                 _ => {}
             }
