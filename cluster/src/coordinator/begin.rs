@@ -208,11 +208,7 @@ impl Coordinator {
         // its button was pressed: it goes down, and is worked on when it is back
         let leaves =
             self.record.cordon_of(node).is_some_and(|cordon| matches!(cordon.release, Release::OnReturn { .. }));
-        let pressed = self
-            .record
-            .operations
-            .iter()
-            .any(|held| held.scope == Scope::Local && held.request.is_some() && held.node.as_ref() == Some(node));
+        let pressed = self.record.operations.iter().any(|held| held.is_local_wish_of(node));
         if leaves || pressed {
             return Some(Text::cut("waits for its return: it goes down by itself"));
         }

@@ -64,7 +64,7 @@ impl Coordinator {
                 self.record.release(node);
                 if *node == self.config.master {
                     self.record.cluster = None;
-                    // they went with their cluster, and no API server is left to say so
+                    // they went with their cluster: what still runs must not keep them for the next one
                     self.record.cordons.clear();
                     self.record.slots.clear();
                 }
@@ -81,10 +81,8 @@ impl Coordinator {
                         Opens::No(_) => {}
                     }
                     // somebody pressed its button meanwhile: it goes down, and its slot is that press'
-                    let since = self.record.operations.iter().skip_while(|held| held.id != *id);
-                    let pressed =
-                        since.into_iter().any(|held| held.scope == Scope::Local && held.node.as_ref() == Some(node));
-                    if pressed {
+                    let mut since = self.record.operations.iter().skip_while(|held| held.id != *id);
+                    if since.any(|held| held.is_local_wish_of(node)) {
                         self.record.forget_cordon(node);
                     } else {
                         self.record.release(node);

@@ -120,6 +120,11 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Whether this node asked for it itself, to go down: its button was pressed, or its system is stopped by somebody.
+    pub(super) fn is_local_wish_of(&self, node: &NodeName) -> bool {
+        self.scope == Scope::Local && self.request.is_some() && self.node.as_ref() == Some(node)
+    }
+
     /// Whether it has not ended and is not paused.
     pub fn is_active(&self) -> bool {
         match self.phase {

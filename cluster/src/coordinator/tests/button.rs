@@ -304,6 +304,25 @@ fn an_uncordon_that_ends_leaves_the_slot_to_a_button_pressed_meanwhile() {
     assert!(!desk.is_cordoned("a") && desk.stored.slots.is_empty());
 }
 
+/// The same where what runs waits for the slot: the uncordon beside it is nobody's press, and neither is a blink of its LED.
+#[test]
+fn a_dead_holders_slot_is_freed_beside_what_waits_for_it() {
+    let mut desk = Desk::with_cluster(&["a", "b"]);
+    desk.run(OperationKind::NodeDrain, Some("b"));
+    desk.settle();
+    desk.dies("b");
+    desk.not_ready("b");
+    desk.ask(Desk::want(OperationKind::NodeReboot, Some("a"), Force::Yes), Mode::Execute);
+    desk.settle();
+    assert_eq!((desk.phase(), desk.stored.slots.clone()), (OperationPhase::Running, vec![name("b")]));
+    assert_eq!(desk.run(OperationKind::NodeUncordon, Some("b")).status, ResponseStatus::Started);
+    assert_eq!(desk.run(OperationKind::NodeIdentify, Some("b")).status, ResponseStatus::Started);
+    desk.settle();
+    assert!(!desk.stored.slots.contains(&name("b")), "{:?}", desk.states());
+    let reboot = desk.stored.operations.iter().find(|held| held.kind == OperationKind::NodeReboot).unwrap();
+    assert_eq!(reboot.phase, OperationPhase::Done, "{:?}", reboot.steps);
+}
+
 /// A cluster that is gone takes its cordons and slots with it at once, those of an operation that still runs too.
 #[test]
 fn cordons_and_slots_go_with_their_cluster() {
